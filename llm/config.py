@@ -1,0 +1,35 @@
+"""Params base classes: frozen pydantic models that refuse unknown keys, and the error for a user's fault."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ConfigError(ValueError):
+    """A user's fault: names the key or path, the value, what is allowed and how to mend it."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError(message) unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+class BaseParams(BaseModel):
+    """A section of params.yaml, or a library object's configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Base(BaseParams):
+    """What every stage receives: whatever changes sums must be a param."""
+
+    seed: int = Field(1234, ge=0, le=2**31 - 1, description="seeds every generator and every hash-based sample")
+    threads: int = Field(2, ge=1, le=256, description="CPU threads for torch; changes the order of sums")
+    dtype: Literal["bf16", "fp32"] = Field("bf16", description="compute type of training; weights stay fp32")
+
+
+class StageParams(BaseParams):
+    """Params of one stage: its own section, and `base`."""
+
+    base: Base = Base()

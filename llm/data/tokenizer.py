@@ -1,0 +1,114 @@
+"""Byte-level BPE with the Qwen2 split pattern and ChatML tokens: the one tokenizer that every reader knows.
+
+No normaliser in tokenizer.json, because GGUF readers skip it; text is normalised before it gets here.
+Special tokens found in text are ordinary text: only `render` (llm.data.chat) and callers by id can produce them.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Backend
+
+from llm.config import ConfigError, require
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Qwen2's published pattern; GGUF readers select it by the name "qwen2".
+SPLIT_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# ChatML, without a default system prompt; the same text as llm.data.chat.render builds from ids.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+class Tokenizer:
+    """Text to ids and back."""
+
+    def __init__(self, backend: Backend):
+        backend.encode_special_tokens = True  # not saved in tokenizer.json, so set after each load
+        self.backend = backend
+        ids = [i for token in SPECIAL_TOKENS if (i := backend.token_to_id(token)) is not None]
+        require(len(ids) == len(SPECIAL_TOKENS), f"the tokenizer lacks one of {', '.join(SPECIAL_TOKENS)}")
+        self.eos_id, self.im_start_id, self.im_end_id = ids
+        self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Read tokenizer.json of a folder."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file; run `dvc repro tokenize` first")
+        return cls(Backend.from_file(str(path)))
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json, tokenizer_config.json (with the chat template) and generation_config.json."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.backend.save(str(folder / "tokenizer.json"))
+        eos, _, end = SPECIAL_TOKENS
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": CHAT_TEMPLATE,
+            "eos_token": end,
+            "pad_token": eos,
+            "bos_token": None,
+            "unk_token": None,
+            "add_bos_token": False,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+        }
+        generation = {"eos_token_id": [self.im_end_id, self.eos_id], "pad_token_id": self.eos_id}
+        for name, content in (("tokenizer_config.json", config), ("generation_config.json", generation)):
+            (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text; special tokens in it are encoded letter by letter."""
+        return list(self.backend.encode(text, add_special_tokens=False).ids)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of many texts, in parallel."""
+        return [list(one.ids) for one in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
+        """Return the text of ids; bytes that are not UTF-8 become U+FFFD."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=skip_special))
+
+    def token_bytes(self) -> list[bytes]:
+        """Return the bytes of each id; special tokens have none."""
+        to_byte = {char: byte for byte, char in _byte_alphabet().items()}
+        special = {self.eos_id, self.im_start_id, self.im_end_id}
+        return [
+            b"" if i in special else bytes(to_byte[char] for char in self.backend.id_to_token(i) or "")
+            for i in range(self.vocab_size)
+        ]
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn merges from texts. Same texts in the same order give the same tokenizer."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return Tokenizer(backend)
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """Return GPT-2's printable stand-in for each byte: itself where printable, else a letter from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(rest)}

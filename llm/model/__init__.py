@@ -1,0 +1,1 @@
+"""The core transformer and its Hugging Face folder format."""

@@ -1,0 +1,137 @@
+"""A model folder is a Hugging Face folder: config.json and model.safetensors under Qwen3's names. No pickle.
+
+Our fused matrices are split on writing and joined on reading; both are exact.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llm.config import ConfigError
+from llm.model.config import ModelConfig
+from llm.model.transformer import Transformer
+
+_PLAIN = {
+    "attention_norm.weight": "input_layernorm.weight",
+    "attention.query_norm.weight": "self_attn.q_norm.weight",
+    "attention.key_norm.weight": "self_attn.k_norm.weight",
+    "attention.out.weight": "self_attn.o_proj.weight",
+    "mlp_norm.weight": "post_attention_layernorm.weight",
+    "mlp.down.weight": "mlp.down_proj.weight",
+}
+_FUSED = {
+    "attention.qkv.weight": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
+    "mlp.gate_up.weight": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+}
+
+
+def save_model(model: Transformer, folder: Path) -> None:
+    """Write config.json and model.safetensors (fp32)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(_to_hf_config(model.config), indent=2, sort_keys=True) + "\n")
+    save_file(to_hf_state(model), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def load_model(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
+    """Return the model of a folder. Raises ConfigError when a file is missing or its shape is not Qwen3 dense."""
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = Transformer(config)
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; a model folder holds config.json and model.safetensors")
+    model.load_state_dict(from_hf_state(load_file(path), config), assign=True)
+    return model.to(dtype)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Return the model's shape from a Hugging Face config.json."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; is {folder} a model folder?")
+    hf = json.loads(path.read_text())
+    if hf.get("model_type") != "qwen3":
+        raise ConfigError(f"{path}: model_type is {hf.get('model_type')!r}; only the dense 'qwen3' shape can be read")
+    rope = hf.get("rope_parameters") or {}
+    return ModelConfig(
+        vocab_size=hf["vocab_size"],
+        hidden_size=hf["hidden_size"],
+        num_layers=hf["num_hidden_layers"],
+        num_heads=hf["num_attention_heads"],
+        num_kv_heads=hf["num_key_value_heads"],
+        head_size=hf["head_dim"],
+        mlp_size=hf["intermediate_size"],
+        context=hf["max_position_embeddings"],
+        rope_theta=rope.get("rope_theta", hf.get("rope_theta", 10_000.0)),
+        norm_eps=hf["rms_norm_eps"],
+        tie_embeddings=hf.get("tie_word_embeddings", False),
+    )
+
+
+def to_hf_state(model: Transformer) -> dict[str, Tensor]:
+    """Return fp32 tensors under Qwen3's names."""
+    c = model.config
+    rows = {
+        "attention.qkv.weight": [n * c.head_size for n in (c.num_heads, c.num_kv_heads, c.num_kv_heads)],
+        "mlp.gate_up.weight": [c.mlp_size, c.mlp_size],
+    }
+    state: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        tensor = tensor.detach().to("cpu", torch.float32)
+        if not name.startswith("blocks."):
+            state[
+                {"embedding.weight": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}.get(
+                    name, "lm_head.weight"
+                )
+            ] = tensor
+            continue
+        _, layer, rest = name.split(".", 2)
+        prefix = f"model.layers.{layer}."
+        if rest in _PLAIN:
+            state[prefix + _PLAIN[rest]] = tensor
+        else:
+            for part, piece in zip(_FUSED[rest], tensor.split(rows[rest]), strict=True):
+                state[prefix + part] = piece
+    return {name: tensor.clone().contiguous() for name, tensor in state.items()}
+
+
+def from_hf_state(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """Return our state dict from tensors under Qwen3's names."""
+    ours = {"embedding.weight": state["model.embed_tokens.weight"], "norm.weight": state["model.norm.weight"]}
+    if not config.tie_embeddings:
+        ours["head.weight"] = state["lm_head.weight"]
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}."
+        for mine, theirs in _PLAIN.items():
+            ours[f"blocks.{layer}.{mine}"] = state[prefix + theirs]
+        for mine, parts in _FUSED.items():
+            ours[f"blocks.{layer}.{mine}"] = torch.cat([state[prefix + part] for part in parts])
+    return ours
+
+
+def _to_hf_config(config: ModelConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_size,
+        "intermediate_size": config.mlp_size,
+        "max_position_embeddings": config.context,
+        "rope_theta": config.rope_theta,  # read by transformers 4 and llama.cpp; version 5 reads rope_parameters
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rms_norm_eps": config.norm_eps,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "use_sliding_window": False,
+        "torch_dtype": "float32",
+    }
