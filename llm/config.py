@@ -1,8 +1,11 @@
 """Params base classes: frozen pydantic models that refuse unknown keys, and the error for a user's fault."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
 
 
 class ConfigError(ValueError):
@@ -27,6 +30,13 @@ class Base(BaseParams):
     seed: int = Field(1234, ge=0, le=2**31 - 1, description="seeds every generator and every hash-based sample")
     threads: int = Field(2, ge=1, le=256, description="CPU threads for torch; changes the order of sums")
     dtype: Literal["bf16", "fp32"] = Field("bf16", description="compute type of training; weights stay fp32")
+
+    @property
+    def torch_dtype(self) -> "torch.dtype":
+        """The compute type as torch names it; torch is imported only by those who ask."""
+        import torch
+
+        return torch.bfloat16 if self.dtype == "bf16" else torch.float32
 
 
 class StageParams(BaseParams):

@@ -1,0 +1,1 @@
+"""One training loop: optimisers, schedule, checkpoints, launchers."""

@@ -1,0 +1,52 @@
+"""Next-token cross-entropy that never holds all logits."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llm.data.loader import IGNORE
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Sum of -log softmax(h W^T)[target], chunk by chunk; the gradient is taken while a chunk's logits exist."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+        grad_hidden = torch.empty_like(hidden_ND)
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        for start in range(0, len(hidden_ND), chunk):
+            hidden, targets = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
+            keep = (targets != IGNORE).unsqueeze(1)
+            index = targets.clamp(min=0).unsqueeze(1)
+            log_probs = torch.log_softmax((hidden @ weight_VD.T).float(), dim=-1)
+            total -= (log_probs.gather(1, index) * keep).sum()
+            grad = log_probs.exp_()
+            grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=grad.dtype))
+            grad = (grad * keep).to(hidden.dtype)
+            grad_hidden[start : start + chunk] = grad @ weight_VD
+            grad_weight += (grad.T @ hidden).float()
+        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0]
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+
+
+def next_token_loss(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 1024) -> Tensor:
+    """Return the mean cross-entropy in nats over the targets that count.
+
+    Args:    hidden_BTD: final hidden states.  weight_VD: unembedding.
+             targets_BT: next token of each position, IGNORE (-100) where nothing is learned.
+             chunk: positions whose logits exist at one time.
+    Returns: fp32 scalar; 0.0 when no target counts.
+    Source:  softmax cross-entropy; the gradient is (softmax - onehot), taken in the forward pass.
+    """
+    count = (targets_BT != IGNORE).sum().clamp(min=1)
+    # Divided before the backward pass, so that bf16 gradients stay in range whatever the batch size.
+    total = _LinearCrossEntropy.apply(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), chunk)
+    return total / count  # type: ignore[no-any-return]

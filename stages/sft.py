@@ -1,0 +1,59 @@
+"""Supervised fine-tuning: base model and conversations -> a model that answers.
+
+Loss on assistant tokens only, in ChatML. Kinds of conversation are repeated by `repeat`, so that a few hundred
+lines of everyday talk are not drowned by questions about functions.
+"""
+
+from typing import Any
+
+from pydantic import Field
+
+from llm.config import StageParams, require
+from llm.data.chat import render
+from llm.data.loader import ConversationLoader, pad_batch
+from llm.data.schema import iter_rows
+from llm.data.tokenizer import Tokenizer
+from llm.model.folder import load_model, save_model
+from llm.train.loop import LocalEngine, TrainConfig, evaluate_loss, train
+from llm.train.trace import write_trace
+from stages.plumbing.stage import Paths, main
+
+
+class Params(TrainConfig, StageParams):
+    max_len_tokens: int = Field(256, ge=16, description="longer conversations are left out and counted")
+    repeat: dict[str, int] = Field({"smalltalk": 4, "principle": 4}, description="copies per kind of conversation")
+
+
+def run(params: Params, paths: Paths) -> dict[str, Any]:
+    tokenizer = Tokenizer.load(paths.deps["models/base"])
+    rows = {"train": list[tuple[list[int], list[int]]](), "val": list[tuple[list[int], list[int]]]()}
+    too_long = 0
+    for row in iter_rows(paths.deps["data/clean"] / "conversations.parquet"):
+        pair = render(tokenizer, row["messages"])
+        if len(pair[0]) > params.max_len_tokens:
+            too_long += 1
+            continue
+        rows[row["split"]] += [pair] * (params.repeat.get(row["kind"], 1) if row["split"] == "train" else 1)
+    require(bool(rows["train"]), "data/clean holds no conversations: add chat data to ingest.sources")
+    loader = ConversationLoader(rows["train"], params.batch_size, params.base.seed, tokenizer.eos_id)
+    model = load_model(paths.deps["models/base"], params.base.torch_dtype)
+    held_out = [pad_batch(rows["val"][i : i + 32], tokenizer.eos_id) for i in range(0, min(512, len(rows["val"])), 32)]
+    before = evaluate_loss(model, held_out)
+    engine = LocalEngine(model, params)
+    trained = train(engine, model, loader.batch, params, params.base, paths.scratch)
+    after = evaluate_loss(model, held_out)
+    engine.restore_masters()
+    save_model(model, paths.outs["models/sft"])
+    tokenizer.save(paths.outs["models/sft"])
+    write_trace(paths.outs["models/sft"], trained.trace)
+    paths.cost.update(trained.cost)
+    return {
+        "conversations": {split: len(pairs) for split, pairs in rows.items()},
+        "too_long": too_long,
+        "held_out_loss": {"before": before, "after": after},
+        "final_loss": trained.trace[-1]["loss"],
+    }
+
+
+if __name__ == "__main__":
+    main(Params, run)
