@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llm.rl.advantages import compute_group_advantages
+from llm.rl.advantages import compute_group_advantages, price_length
 
 
 def test_equals_the_hand_worked_value():
@@ -38,3 +38,41 @@ def test_rows_sum_to_zero_and_ignore_shift_and_scale():
 def test_refuses_what_cannot_be_normalised(rewards):
     with pytest.raises(ValueError):
         compute_group_advantages(rewards)
+
+
+def test_length_effect_equals_the_hand_worked_value():
+    # Lengths 1, 2, 3, 4: z = (-1.5, -0.5, 0.5, 1.5) / sqrt(1.25).  A = (-1, 0, 0, 1): slope * z = sum(A d) /
+    # sum(d d) * d = 3 / 5 * d with d the centred length, so A - 0.6 d = (-0.1, 0.3, -0.3, 0.1).
+    advantage, length = torch.tensor([[-1.0, 0.0, 0.0, 1.0]]), torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    torch.testing.assert_close(price_length(advantage, length, 0.0), torch.tensor([[-0.1, 0.3, -0.3, 0.1]]))
+    priced = price_length(advantage, length, 1.25**0.5)  # now 1.6 d in all
+    torch.testing.assert_close(priced, torch.tensor([[1.4, 0.8, -0.8, -1.4]]))
+
+
+def test_what_length_does_not_explain_stays():
+    generator = torch.Generator().manual_seed(2)
+    merit = torch.randn(16, 8, generator=generator)
+    length = torch.randint(5, 40, (16, 8), generator=generator).float()
+    advantage = compute_group_advantages(merit + 0.2 * length)
+    controlled = price_length(advantage, length, 0.0)
+
+    def correlate(a, b):
+        a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+        return ((a * b).sum() / (a.norm() * b.norm())).item()
+
+    assert correlate(controlled, length) == pytest.approx(0.0, abs=1e-5)
+    assert correlate(controlled, merit) > 0.9
+    # Negative control: uncontrolled, this reward pays mostly for length.
+    assert correlate(advantage, length) > 0.8
+    assert correlate(price_length(advantage, length, 0.5), length) < -0.3
+    torch.testing.assert_close(controlled.sum(1), torch.zeros(16), atol=1e-4, rtol=0)
+
+
+def test_equal_lengths_change_nothing():
+    advantage = torch.tensor([[1.0, -1.0]])
+    assert price_length(advantage, torch.full((1, 2), 7.0), 3.0) is advantage
+
+
+def test_length_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match="shapes differ"):
+        price_length(torch.zeros(1, 2), torch.zeros(2, 1), 0.0)

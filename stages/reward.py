@@ -1,0 +1,126 @@
+"""Reward: preference pairs -> two reward models that share no prompt.
+
+The first is what rlhf optimises.  The second learns from the other half of the prompts, and is there to tell a
+policy that has become better from one that has found out what the first likes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from llm.config import StageParams, require
+from llm.data.tokenizer import Tokenizer
+from llm.evals.statistics import as_metrics, wilson_interval
+from llm.model.folder import load_model
+from llm.rl.pairs import Pair, plan_batches, read_split, tokenize_pairs
+from llm.rl.precision import compute_in
+from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
+from llm.rl.reward_training import RewardConfig, train_reward_model
+from llm.train.trace import write_trace
+from stages.plumbing.stage import Paths, main
+
+
+class Params(RewardConfig, StageParams):
+    max_len_tokens: int = Field(160, ge=8, le=1 << 20, description="longer pairs are left out and counted")
+    held_out_pairs: int = Field(200, ge=1, le=10**6, description="most held-out pairs that are judged, per kind")
+
+
+def run(params: Params, paths: Paths) -> dict[str, Any]:
+    tokenizer = Tokenizer.load(paths.deps["models/sft"])
+    path = paths.deps["data/clean"] / "preferences.parquet"
+    rows = {split: read_split(path, split) for split in ("train", "val")}
+    pairs = {split: tokenize_pairs(tokenizer, rows[split], params.max_len_tokens) for split in rows}
+    held_out = take_per_kind(pairs["val"], params.held_out_pairs)
+    metrics: dict[str, Any] = {
+        "pairs": {split: len(kept) for split, kept in pairs.items()},
+        "too_long": {split: len(rows[split]) - len(kept) for split, kept in pairs.items()},
+    }
+    margins = []
+    for half, (name, folder) in enumerate((("first", Path(".")), ("second", Path("second")))):
+        out = paths.outs["models/reward"] / folder
+        mine = [pair for pair in pairs["train"] if pair.half == half]
+        require(
+            bool(mine),
+            f"data/clean holds {len(pairs['train'])} training pairs of at most reward.max_len_tokens="
+            f"{params.max_len_tokens} tokens, too few for two reward models: raise it or add preference data",
+        )
+        model = RewardModel(load_model(paths.deps["models/sft"]))
+        batches = plan_batches(mine, params.steps, params.batch_pairs, params.principle_share, params.base.seed + half)
+        trace = train_reward_model(model, batches, params, params.base.torch_dtype)
+        model.save(out)
+        tokenizer.save(out)
+        write_trace(out, trace)
+        with compute_in(params.base.torch_dtype, torch.device("cpu")):
+            judged = judge_pairs(model, held_out)
+        margins.append(judged[:, 0, 0] - judged[:, 1, 0])
+        metrics[name] = {"pairs": len(mine), "final_loss": trace[-1]["loss"], **summarise(held_out, judged)}
+    if len(held_out) > 1:
+        metrics["correlation_of_margins"] = correlate(*margins)
+    return metrics
+
+
+def take_per_kind(pairs: Sequence[Pair], limit: int) -> list[Pair]:
+    """Return the first pairs of each kind; rows come in the order of their ids, which are hashes."""
+    by_kind: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_kind.setdefault(pair.kind, []).append(pair)
+    return [pair for kind in sorted(by_kind) for pair in by_kind[kind][:limit]]
+
+
+def judge_pairs(model: RewardModel, pairs: Sequence[Pair]) -> np.ndarray:
+    """Return the logits [pair, chosen or rejected, head] of pairs."""
+    rows = [pair.prompt + answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
+    return model.compute_logits(rows).double().numpy().reshape(len(pairs), 2, len(HEADS))
+
+
+def summarise(pairs: Sequence[Pair], logits: np.ndarray) -> dict[str, Any]:
+    """Return accuracies with intervals, per kind and per cost head, and what the reward owes to length."""
+    right = logits[:, 0, 0] > logits[:, 1, 0]
+    metrics: dict[str, Any] = {"accuracy": {}, "cost": {}}
+    for kind in ["all", *sorted({pair.kind for pair in pairs})]:
+        chosen = [bool(right[i]) for i, pair in enumerate(pairs) if kind in ("all", pair.kind)]
+        if chosen:
+            metrics["accuracy"][kind] = as_metrics(wilson_interval(sum(chosen), len(chosen)))
+    for principle in PRINCIPLES:
+        rows = [i for i, pair in enumerate(pairs) if pair.principle == principle]
+        if rows:
+            head = logits[rows, :, HEADS.index(principle)]
+            num_right = int((head[:, 0] < 0).sum() + (head[:, 1] > 0).sum())
+            metrics["cost"][principle] = as_metrics(wilson_interval(num_right, 2 * len(rows)))
+    if len(pairs) > 1:
+        metrics["length"] = measure_length_effect(pairs, logits)
+    return metrics
+
+
+def measure_length_effect(pairs: Sequence[Pair], logits: np.ndarray) -> dict[str, float]:
+    """Return how far the reward follows length.
+
+    correlation: of reward and length over whole answers (truncated ones left out), about 0 for an honest judge;
+    longer_preferred, longer_chosen: shares of pairs in which the longer answer wins by the reward, by the truth.
+    """
+    whole = [i for i, pair in enumerate(pairs) if pair.kind != "truncated"]
+    rewards = logits[whole, :, 0].ravel()
+    lengths = np.array([[len(pairs[i].chosen), len(pairs[i].rejected)] for i in whole], dtype=float).ravel()
+    differ = [i for i, pair in enumerate(pairs) if len(pair.chosen) != len(pair.rejected)]
+    longer = np.array([len(pairs[i].chosen) > len(pairs[i].rejected) for i in differ])
+    won = (logits[differ, 0, 0] > logits[differ, 1, 0]) == longer
+    return {
+        "correlation": correlate(rewards, lengths),
+        "longer_preferred": float(won.mean()) if differ else 0.5,
+        "longer_chosen": float(longer.mean()) if differ else 0.5,
+    }
+
+
+def correlate(a: np.ndarray, b: np.ndarray) -> float:
+    """Return Pearson's correlation; 0 when one side does not vary."""
+    if len(a) < 2 or a.std() == 0 or b.std() == 0:
+        return 0.0
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+if __name__ == "__main__":
+    main(Params, run)

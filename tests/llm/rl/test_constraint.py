@@ -1,0 +1,43 @@
+"""Multipliers: direction, size, limits."""
+
+import math
+
+import pytest
+
+from llm.rl.constraint import Equality, UpperBound
+
+
+def test_price_rises_while_violated_and_falls_while_there_is_room():
+    price = UpperBound(bound=2.0, start=0.1, rate=0.5)
+    price.update(3.0)  # relative error 0.5
+    assert price.value == pytest.approx(0.1 * math.exp(0.25))
+    price.update(2.0)
+    assert price.value == pytest.approx(0.1 * math.exp(0.25))
+    price.update(0.0)  # relative error -1
+    assert price.value == pytest.approx(0.1 * math.exp(-0.25))
+
+
+def test_one_outlier_moves_the_price_by_a_bounded_factor():
+    price = UpperBound(bound=1.0, start=0.1, rate=0.5)
+    price.update(1e9)
+    assert price.value == pytest.approx(0.1 * math.exp(1.5))
+
+
+def test_price_stays_positive_and_finite():
+    price = UpperBound(bound=1.0, start=0.1, rate=5.0)
+    for _ in range(100):
+        price.update(0.0)
+    assert price.value == pytest.approx(0.1 / 30)
+    for _ in range(100):
+        price.update(9.0)
+    assert price.value == pytest.approx(100.0)
+
+
+def test_equality_prices_both_sides_and_forgets():
+    price = Equality(target=10.0, rate=2.0)
+    price.update(11.0)  # e = 0.1
+    assert price.value == pytest.approx(0.2)
+    price.update(10.0)  # 0.8 * 0.2
+    assert price.value == pytest.approx(0.16)
+    price.update(7.0)  # 0.8 * 0.16 - 2 * 0.3
+    assert price.value == pytest.approx(-0.472)
