@@ -108,7 +108,7 @@ def test_a_high_price_keeps_the_policy_close():
         trainer = make_trainer(CONFIG.model_copy(update={"steps": 12, "kl_coef": kl_coef}))
         return [trainer.step(i, make_prompts(8, 100 + i))["kl"] for i in range(12)][-1]
 
-    assert final_kl(10.0) < final_kl(0.01) / 3
+    assert final_kl(10.0) < final_kl(0.01) / 2
 
 
 def test_length_is_held_against_a_reward_that_pays_for_words():
