@@ -92,7 +92,7 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     unknown = sorted(set(tree) - set(stages) - {"base"})
     require(not unknown, f"params.yaml: unknown section {', '.join(unknown)}; allowed: base, {', '.join(stages)}")
     params = parse_params(name, params_class, tree)
-    sources = list_sources(tree, dag)
+    sources = list_sources(tree, dag) if "ingest" in stages else {}
     entry, item = stages[name], arguments[0] if arguments else None
     values = {}
     if "foreach" in entry:

@@ -1,0 +1,79 @@
+# Every target works on a fresh clone: the first one creates .venv from requirements.lock.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3.11
+BIN := .venv/bin
+PORT ?= 3000
+
+# Quiet: no tool reports home. The project's own interpreter and dvc come first on PATH, because dvc.yaml says `python`.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DO_NOT_TRACK := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export BENTOML_DO_NOT_TRACK := True
+export BENTOML_HOME := $(CURDIR)/.bentoml
+export DVC_NO_ANALYTICS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export HF_HUB_DISABLE_PROGRESS_BARS := 1
+export TOKENIZERS_PARALLELISM := true
+
+.PHONY: help run test check verify serve chat demo flow mlflow report bench bento deps lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+.venv/installed: requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
+	@touch $@
+
+run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recipes/, SOURCE=path your own text
+	@python -m stages.plumbing.recipe $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SOURCE),--source "$(SOURCE)")
+	@dvc repro || { status=$$?; echo "Stopped. What is finished is kept: run again to continue."; exit $$status; }
+	@python -m stages.plumbing.report
+	@echo "Serve it: make serve    Talk to it: make chat    Compare: make demo"
+
+test: .venv/installed ## the whole suite
+	pytest
+
+check: .venv/installed ## lint, format, types, fast tests
+	ruff check . && ruff format --check . && mypy && python -m stages.plumbing.deps && pytest -m "not slow"
+
+verify: .venv/installed ## what this machine lacks, and which tests are skipped for it
+	@python -m stages.plumbing.machine
+
+serve: .venv/installed ## serve models/release on 127.0.0.1:$(PORT): chat page at /, API under /v1
+	@python -m llm.serve --port $(PORT)
+
+chat: .venv/installed ## talk to models/release in the terminal
+	@python -m llm.serve.chat
+
+demo: .venv/installed ## three questions answered by base, sft and policy side by side
+	@python -m llm.serve.demo
+
+flow: .venv/installed ## a local Prefect server, the pipeline with a nightly schedule, and a worker
+	@python -m flows.deploy
+
+mlflow: .venv/installed ## the MLflow UI
+	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+report: .venv/installed ## render reports/report.html and name it
+	@python -m stages.plumbing.report
+
+bench: .venv/installed ## a benchmark: NAME=train
+	@test -f "benchmarks/$(NAME).py" || { echo "make bench NAME=one of: $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))"; exit 1; }
+	@test -f benchmarks/.venv/installed || { $(PYTHON) -m venv benchmarks/.venv && benchmarks/.venv/bin/python -m pip install --disable-pip-version-check -q -r benchmarks/requirements.lock && touch benchmarks/.venv/installed; }
+	benchmarks/.venv/bin/python -m benchmarks.$(NAME)
+
+bento: .venv/installed ## build a Bento that holds models/release
+	bentoml build
+
+deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closures
+	@python -m stages.plumbing.deps --write
+
+lock: .venv/installed ## compile requirements.lock from requirements.in (find a CPU torch with UV_FIND_LINKS)
+	uv pip compile requirements.in -o requirements.lock --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q
+	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

@@ -1,0 +1,109 @@
+"""Set params.yaml from a recipe or for one's own text, and check every section before any compute is spent.
+
+    python -m stages.plumbing.recipe                       check params.yaml
+    python -m stages.plumbing.recipe --recipe smoke        take recipes/smoke.yaml
+    python -m stages.plumbing.recipe --source ../my/texts  read this folder, file, glob or dataset instead
+
+Refuses to overwrite a params.yaml that was edited: one that is neither committed nor equal to a recipe.
+"""
+
+import argparse
+import glob
+import importlib
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from llm.config import ConfigError, require
+from stages.plumbing.stage import list_sources, parse_params, read_yaml
+
+PARAMS, RECIPES = Path("params.yaml"), Path("recipes")
+
+
+def write_params(recipe: str | None, source: str | None) -> None:
+    """Bring params.yaml to a recipe, or keep it as it is, with `source` in place of its text sources."""
+    current = PARAMS.read_text(encoding="utf8") if PARAMS.exists() else ""
+    wanted = read_recipe(recipe) if recipe else current
+    if source:
+        wanted = with_source(wanted, source)
+    if wanted == current:
+        return
+    require(
+        not recipe or is_expendable(current),
+        "params.yaml holds edits that are neither committed nor a recipe: commit or discard them first",
+    )
+    PARAMS.write_text(wanted, encoding="utf8")
+
+
+def read_recipe(name: str) -> str:
+    """Return the text of a file of recipes/."""
+    recipe = RECIPES / f"{Path(name).stem}.yaml"
+    known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+    require(recipe.is_file(), f"RECIPE={name}: no such recipe; there are {known}")
+    return recipe.read_text(encoding="utf8")
+
+
+def is_expendable(text: str) -> bool:
+    """Say whether this params.yaml can be had again: it is empty, a recipe, or what git has."""
+    if not text or any(text == recipe.read_text(encoding="utf8") for recipe in RECIPES.glob("*.yaml")):
+        return True
+    committed = subprocess.run(["git", "show", f"HEAD:./{PARAMS}"], capture_output=True, text=True, check=False)
+    return committed.returncode == 0 and committed.stdout == text
+
+
+def with_source(text: str, path: str) -> str:
+    """Return params with `path` as the only text source; the built-in chat data is not among them and stays."""
+    matches = glob.glob(path, recursive=True)
+    is_name = not matches and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
+    require(
+        bool(matches) or is_name,
+        f"SOURCE={path}: no such folder, file or glob, and no dataset name (NAME or ORGANISATION/NAME)",
+    )
+    fixed = path
+    while glob.has_magic(fixed):
+        fixed = str(Path(fixed).parent)
+    name = re.sub(r"\W+", "-", Path(fixed).resolve().stem).strip("-").lower() or "text"
+    yaml = YAML()
+    yaml.width = 120
+    params = yaml.load(text)
+    params["ingest"]["sources"] = {name: {"path": path, "watch": fixed if matches else "requirements.lock"}}
+    stream = io.StringIO()
+    yaml.dump(params, stream)
+    return stream.getvalue()
+
+
+def check_params() -> None:
+    """Raise ConfigError for the first faulty section, and for a source whose watched path is missing."""
+    tree, dag = read_yaml(PARAMS), read_yaml(Path("dvc.yaml"))
+    unknown = sorted(set(tree) - set(dag["stages"]) - {"base"})
+    require(
+        not unknown, f"params.yaml: unknown section {', '.join(unknown)}; allowed: base, {', '.join(dag['stages'])}"
+    )
+    for name, source in list_sources(tree, dag).items():
+        require(
+            Path(source["watch"]).exists(),
+            f"params.yaml: ingest.sources.{name}.watch: {source['watch']} does not exist; "
+            f"name the file or folder whose change means that the source is read again",
+        )
+    for name in dag["stages"]:
+        parse_params(name, importlib.import_module(f"stages.{name}").Params, tree)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", help="a file of recipes/")
+    parser.add_argument("--source", help="folder, file, glob or Hugging Face dataset name")
+    arguments = parser.parse_args()
+    try:
+        write_params(arguments.recipe, arguments.source)
+        check_params()
+    except ConfigError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
