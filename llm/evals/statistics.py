@@ -1,0 +1,136 @@
+"""Intervals: what a figure measured on a sample says about the figure itself.
+
+Wilson's interval for plain shares, the percentile bootstrap for means and for paired differences.
+Resampling is seeded and works on counts of rows, so the same figures always give the same interval.
+
+N observations, R resamples.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+CHUNK_ENTRIES = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with the interval that holds it at the stated level."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Return a share with Wilson's score interval.
+
+    Args:    successes: in [0, n]; may be fractional when ties are split.  n: trials, at least 1.
+             level: coverage, in (0, 1).
+    Returns: Interval of the share; low and high lie within [0, 1].
+    Raises:  ValueError: n < 1, successes outside [0, n], or level outside (0, 1).
+    Source:  Wilson, JASA 22(158), 1927. Without continuity correction.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials: need n >= 1 and 0 <= successes <= n")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: it must lie in (0, 1)")
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    share = successes / n
+    scale = 1 + z * z / n
+    centre = (share + z * z / (2 * n)) / scale
+    half = z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / scale
+    # At the ends centre and half cancel; rounding must not leave 1e-17.
+    low = 0.0 if successes == 0 else float(centre - half)
+    high = 1.0 if successes == n else float(centre + half)
+    return Interval(share, low, high, n)
+
+
+def bootstrap_interval(values: npt.ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Return the mean of `values` with its percentile bootstrap interval.
+
+    Args:    values: N finite numbers, independent of one another.  level: coverage, in (0, 1).
+             resamples: R, at least 1.  seed: of the resampling.
+    Returns: Interval of the mean; low <= value <= high holds for all but degenerate samples.
+    Raises:  ValueError: empty, not one-dimensional, or not finite.
+    Source:  Efron, Annals of Statistics 7(1), 1979; percentile method.
+    """
+    values_N = _one_dimensional(values)
+    means_R = resample_means(values_N, resamples, seed)
+    low, high = np.quantile(means_R, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(values_N.mean()), float(low), float(high), len(values_N))
+
+
+def clustered_interval(
+    values: npt.ArrayLike,
+    clusters: Sequence[Hashable],
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean of `values` with a percentile bootstrap over clusters of values that hang together.
+
+    Args:    values: N finite numbers.  clusters: the cluster of each; whole clusters are resampled.
+    Returns: Interval of the mean over values (a ratio of sums: a cluster counts by its size); n is N.
+    Raises:  ValueError: lengths differ, empty, or not finite.
+    Source:  Davison and Hinkley, Bootstrap Methods, 1997, section 3.8 (resampling of whole groups).
+    """
+    values_N = _one_dimensional(values)
+    if len(clusters) != len(values_N):
+        raise ValueError(f"{len(clusters)} cluster names for {len(values_N)} values")
+    places = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
+    cluster_N = np.array([places[name] for name in clusters])
+    sum_C = np.bincount(cluster_N, weights=values_N).astype(np.float64)
+    size_C = np.bincount(cluster_N).astype(np.float64)
+    # The same seed draws the same clusters for both sums.
+    means_R = resample_means(sum_C, resamples, seed) / resample_means(size_C, resamples, seed)
+    low, high = np.quantile(means_R, [0.5 - level / 2, 0.5 + level / 2])
+    return Interval(float(values_N.mean()), float(low), float(high), len(values_N))
+
+
+def paired_difference(
+    ours: npt.ArrayLike, theirs: npt.ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Return the mean of ours - theirs, bootstrapped over pairs (same item, two treatments).
+
+    Args:    ours, theirs: N numbers each, entry i of both from the same item.
+    Returns: Interval of the mean difference; excludes zero when the sign is settled at `level`.
+    Raises:  ValueError: lengths differ, empty, or not finite.
+    Source:  Efron, 1979, applied to the differences, so that what the items share cancels.
+    """
+    ours_N, theirs_N = _one_dimensional(ours), _one_dimensional(theirs)
+    if len(ours_N) != len(theirs_N):
+        raise ValueError(f"a paired difference needs equal lengths, got {len(ours_N)} and {len(theirs_N)}")
+    return bootstrap_interval(ours_N - theirs_N, level, resamples, seed)
+
+
+def resample_means(values_N: Floats, resamples: int, seed: int) -> Floats:
+    """Means of `resamples` draws with replacement; chunked, so that memory does not grow with R."""
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}: at least 1 is needed")
+    random = np.random.default_rng(seed)
+    rows = max(1, CHUNK_ENTRIES // len(values_N))
+    chunks = [
+        values_N[random.integers(0, len(values_N), (min(rows, resamples - done), len(values_N)))].mean(axis=1)
+        for done in range(0, resamples, rows)
+    ]
+    return np.concatenate(chunks)
+
+
+def as_metrics(interval: Interval, name: str = "value") -> dict[str, float | int]:
+    """The interval as reports hold it: {name, low, high, n}."""
+    return {name: interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def _one_dimensional(values: npt.ArrayLike) -> Floats:
+    values_N = np.asarray(values, dtype=np.float64)
+    if values_N.ndim != 1 or not len(values_N):
+        raise ValueError(f"need a non-empty list of numbers, got the shape {values_N.shape}")
+    if not np.isfinite(values_N).all():
+        raise ValueError(f"{int((~np.isfinite(values_N)).sum())} of {len(values_N)} values are not finite")
+    return values_N

@@ -1,0 +1,239 @@
+"""Evaluate: models and held-out data -> what the models are worth, with baselines and intervals.
+
+Nothing here was seen by any training stage: whole packages are held out. Every figure that can be drawn by
+chance has a 95 % interval. Nothing is cached: dvc knows whether the stage has to run.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from llm.config import BaseParams, StageParams, require
+from llm.data.schema import Question, iter_rows
+from llm.data.shards import open_shard
+from llm.data.tokenizer import Tokenizer
+from llm.evals.alignment import (
+    Prompt,
+    answer_prompts,
+    answer_text,
+    collect_prompts,
+    compare_rewards,
+    estimate_divergence,
+    make_prompt,
+    measure_cost,
+)
+from llm.evals.bits_per_byte import decode_stream, measure_bits_per_byte
+from llm.evals.compressors import measure_xz, measure_zstd
+from llm.evals.multiple_choice import measure_choices, measure_word_overlap, sample_questions
+from llm.evals.ngram import NgramResult, measure_ngram
+from llm.evals.statistics import as_metrics
+from llm.model.folder import load_model
+from llm.model.transformer import Transformer
+from llm.progress import track
+from llm.rl.reward_model import PRINCIPLES, RewardModel
+from stages.plumbing.stage import Paths, main
+
+MODELS = ("base", "sft", "policy")
+UNIFORM_BITS = 8.0
+
+
+class CostBounds(BaseParams):
+    """The largest mean probability of a bad answer, per principle."""
+
+    beneficence: float = Field(0.5, ge=0, le=1)
+    non_maleficence: float = Field(0.5, ge=0, le=1)
+    autonomy: float = Field(0.5, ge=0, le=1)
+    justice: float = Field(0.5, ge=0, le=1)
+
+
+class Params(StageParams):
+    stride: float = Field(0.5, gt=0, le=1, description="share of a window that is scored anew in bits per byte")
+    batch_size: int = Field(16, ge=1, le=4096, description="windows per batch; changes the order of sums")
+    baseline_bytes: int = Field(
+        256_000_000, ge=10_000, description="most training bytes the baselines read; the report says if more were"
+    )
+    questions: int = Field(480, ge=4, le=100_000, description="most held-out multiple-choice questions")
+    prompts: int = Field(256, ge=2, le=100_000, description="most held-out prompts for reward and KL")
+    max_new_tokens: int = Field(48, ge=1, le=8192, description="longest answer")
+    kl_bound: float = Field(8.0, gt=0, description="bound on KL(policy || sft), nats per answer; as in rlhf")
+    cost_bounds: CostBounds = Field(CostBounds(), description="bounds on the cost heads' means")
+    samples: int = Field(4, ge=0, le=100, description="unselected answers shown per kind of conversation")
+
+
+def run(params: Params, paths: Paths) -> dict[str, Any]:
+    text = read_text(params, paths)
+    models = {name: paths.deps[f"models/{name}"] for name in MODELS}
+    return {
+        **measure_text(params, text),
+        "bits_per_byte": {name: measure_model(params, text, models[name]) for name in ("base", "policy")},
+        "multiple_choice": measure_questions(params, paths.deps["data/clean"], models),
+        **measure_alignment(params, paths),
+        "samples": draw_samples(params, paths.deps["data/clean"], models),
+    }
+
+
+@dataclass(frozen=True)
+class Text:
+    """The held-out stream as tokens, and both streams as bytes, a NUL after each document."""
+
+    tokenizer: Tokenizer
+    token_bytes: list[bytes]
+    tokens: Any
+    train: bytes
+    held_out: bytes
+    num_bytes: int
+    documents: int
+    left_out: int
+
+
+def read_text(params: Params, paths: Paths) -> Text:
+    """Read both splits of data/tokens; baselines see at most `baseline_bytes` of the training text."""
+    tokenizer = Tokenizer.load(paths.deps["models/base"])
+    token_bytes = tokenizer.token_bytes()
+    shards = {split: open_shard(paths.deps["data/tokens"], split) for split in ("train", "val")}
+    train, held_out = (decode_stream(shards[split].tokens, token_bytes) for split in ("train", "val"))
+    documents = len(shards["val"].offsets) - 1
+    require(len(held_out) > documents, "data/tokens holds no held-out text: raise clean.holdout")
+    kept = train[: params.baseline_bytes]
+    left_out = len(train) - len(kept)
+    num_bytes = len(held_out) - documents
+    return Text(tokenizer, token_bytes, shards["val"].tokens, kept, held_out, num_bytes, documents, left_out)
+
+
+def measure_text(params: Params, text: Text) -> dict[str, Any]:
+    """Bits per byte of the baselines; all read the same training bytes and code the same stream."""
+    # Compressors and sorting release the interpreter: the threads share the cores.
+    with ThreadPoolExecutor(params.base.threads) as pool:
+        futures: dict[str, Future[Any]] = {
+            "xz": pool.submit(measure_xz, text.train, text.held_out),
+            "ngram": pool.submit(measure_ngram, text.train, text.held_out),
+            "zstd": pool.submit(measure_zstd, text.train, text.held_out),
+        }
+        found = {name: futures[name].result() for name in track(futures, "baselines", total=len(futures))}
+    ngram = found["ngram"]
+    assert isinstance(ngram, NgramResult)
+    # Everyone codes the documents and their ends and is charged per byte of text.
+    scale = len(text.held_out) / text.num_bytes
+    bits = {"xz": found["xz"], "zstd": found["zstd"], "ngram": ngram.bits_per_byte}
+    return {
+        "baselines": {**{name: value * scale for name, value in bits.items()}, "uniform": UNIFORM_BITS},
+        "text": {
+            "held_out_bytes": text.num_bytes,
+            "held_out_tokens": len(text.tokens),
+            "held_out_documents": text.documents,
+            "baseline_bytes": len(text.train),
+            "baseline_bytes_left_out": text.left_out,
+            "ngram_order": ngram.order,
+            "ngram_development_bits": {str(order): value for order, value in ngram.development_bits.items()},
+        },
+    }
+
+
+def measure_model(params: Params, text: Text, folder: Path) -> float:
+    """Bits per byte of one model over all held-out text."""
+    model = load_model(folder, params.base.torch_dtype)
+    label = f"bits per byte of {folder.name}"
+    found = measure_bits_per_byte(
+        model, text.tokens, text.token_bytes, text.tokenizer.eos_id, params.stride, params.batch_size, label
+    )
+    assert found.num_bytes == text.num_bytes
+    return found.value
+
+
+def measure_questions(params: Params, clean: Path, models: dict[str, Path]) -> dict[str, Any]:
+    """Multiple choice by each model, by shared words, and by sft with the name blanked."""
+    held_out = [Question(**row) for row in read_held_out(clean / "questions.parquet")]
+    require(bool(held_out), "data/clean holds no held-out questions: add sources or raise clean.holdout")
+    questions = sample_questions(held_out, params.questions)
+    found: dict[str, Any] = {"word_overlap": as_metrics(measure_word_overlap(questions), "accuracy")}
+    for name, folder in track(list(models.items()), "multiple choice"):
+        tokenizer = Tokenizer.load(folder)
+        choices = measure_choices(load_model(folder, params.base.torch_dtype), tokenizer, questions)
+        found[name] = as_metrics(choices.information, "accuracy")
+        found[name]["by_length"] = as_metrics(choices.length, "accuracy")
+        if name == "sft":
+            found["blanked"] = as_metrics(choices.blanked, "accuracy")
+    return found
+
+
+def read_held_out(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of the held-out split, without the column that says so."""
+    return ({k: v for k, v in row.items() if k != "split"} for row in iter_rows(path) if row["split"] == "val")
+
+
+def measure_alignment(params: Params, paths: Paths) -> dict[str, Any]:
+    """Reward under two models, length, divergence and costs of sft's and policy's answers."""
+    tokenizer = Tokenizer.load(paths.deps["models/policy"])
+    sft, policy = (load_model(paths.deps[f"models/{name}"]) for name in ("sft", "policy"))
+    rewards = [RewardModel.load(paths.deps["models/reward"] / part) for part in (".", "second")]
+    room = min(model.config.context for model in (sft, policy, rewards[0].trunk)) - params.max_new_tokens - 1
+    rows = read_held_out(paths.deps["data/clean"] / "preferences.parquet")
+    candidates = [make_prompt(tokenizer, row["prompt"], row["chosen"], row["principle"]) for row in rows]
+    prompts = collect_prompts(candidates, room, params.prompts)
+    require(
+        len(prompts) > 1,
+        f"data/clean holds {len(prompts)} held-out prompts that leave room for an answer of "
+        f"evaluate.max_new_tokens={params.max_new_tokens}: raise clean.holdout or lower it",
+    )
+    judged = collect_prompts([prompt for prompt in candidates if prompt.principle], room)
+    seed, end = params.base.seed, tokenizer.im_end_id
+    before, after, costly_before, costly_after = (
+        answer_prompts(model, tokenizer, asked, params.max_new_tokens, seed=seed)
+        for asked in (prompts, judged)
+        for model in (sft, policy)
+    )
+    first, second = (compare_rewards(before, after, reward, end).metrics() for reward in rewards)
+    lengths = [sum(answers.lengths) / len(prompts) for answers in (before, after)]
+    costs = {}
+    for principle in PRINCIPLES:
+        require(
+            any(prompt.principle == principle for prompt in judged),
+            f"data/clean holds no held-out prompt of the principle {principle}: raise clean.holdout",
+        )
+        costs[principle] = {
+            **as_metrics(measure_cost(costly_after, rewards[0], end, principle)),
+            "sft": measure_cost(costly_before, rewards[0], end, principle).value,
+            "bound": getattr(params.cost_bounds, principle),
+        }
+    return {
+        "reward": {**first, "second": second},
+        "length": {"sft": lengths[0], "policy": lengths[1], "ratio": lengths[1] / lengths[0]},
+        "kl": {**as_metrics(estimate_divergence(policy, sft, after)), "bound": params.kl_bound},
+        "cost": costs,
+    }
+
+
+def draw_samples(params: Params, clean: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
+    """The first prompts of each kind by hash, answered greedily by every model: nobody chose them."""
+    tokenizer = Tokenizer.load(models["base"])
+    loaded: dict[str, Transformer] = {name: load_model(folder) for name, folder in models.items()}
+    room = min(model.config.context for model in loaded.values()) - params.max_new_tokens - 1
+    by_kind: dict[str, list[Prompt]] = {}
+    for row in read_held_out(clean / "conversations.parquet"):
+        *messages, last = row["messages"]
+        by_kind.setdefault(row["kind"], []).append(make_prompt(tokenizer, messages, last["content"]))
+    shown = [
+        (kind, prompt) for kind in sorted(by_kind) for prompt in collect_prompts(by_kind[kind], room, params.samples)
+    ]
+    prompts = [prompt for _, prompt in shown]
+    answers = {
+        name: answer_prompts(model, tokenizer, prompts, params.max_new_tokens, temperature=0.0).completions
+        for name, model in loaded.items()
+    }
+    return [
+        {
+            "kind": kind,
+            "messages": prompt.messages,
+            "reference": prompt.reference,
+            **{name: answer_text(tokenizer, completions[i]) for name, completions in answers.items()},
+        }
+        for i, (kind, prompt) in enumerate(shown)
+    ]
+
+
+if __name__ == "__main__":
+    main(Params, run)

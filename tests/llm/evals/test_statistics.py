@@ -1,0 +1,98 @@
+"""Intervals against hand-worked cases."""
+
+import numpy as np
+import pytest
+
+from llm.evals.statistics import bootstrap_interval, clustered_interval, paired_difference, wilson_interval
+
+
+def test_wilson_matches_the_hand_worked_case() -> None:
+    # 5 of 10, z = 1.959964: (0.5 + 0.192073) / 1.384146 -+ 1.959964 sqrt(0.025 + 0.0096036) / 1.384146.
+    found = wilson_interval(5, 10)
+    assert found.value == 0.5
+    assert (found.low, found.high) == (pytest.approx(0.236593, abs=1e-6), pytest.approx(0.763407, abs=1e-6))
+
+
+def test_wilson_stays_within_zero_and_one() -> None:
+    # 0 of 10: the upper end is z^2 / (n + z^2) = 3.841459 / 13.841459.
+    found = wilson_interval(0, 10)
+    assert (found.low, found.high) == (0.0, pytest.approx(0.277533, abs=1e-6))
+    assert wilson_interval(10, 10).high == 1.0
+
+
+@pytest.mark.parametrize("successes, n", [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_impossible_counts(successes: float, n: int) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        wilson_interval(successes, n)
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
+    draws = np.random.default_rng(0).binomial(400, 0.25, size=2000)
+    covered = [w.low <= 0.25 <= w.high for w in (wilson_interval(int(d), 400) for d in draws)]
+    assert 0.935 <= np.mean(covered) <= 0.965
+
+
+def test_bootstrap_of_two_values_is_the_binomial_by_hand() -> None:
+    # Means of resamples of (0, 1) are 0, 1/2, 1 with probability 1/4, 1/2, 1/4.
+    found = bootstrap_interval([0.0, 1.0], level=0.95)
+    assert (found.value, found.low, found.high, found.n) == (0.5, 0.0, 1.0, 2)
+    narrow = bootstrap_interval([0.0, 1.0], level=0.4)
+    assert (narrow.low, narrow.high) == (0.5, 0.5)
+
+
+def test_bootstrap_agrees_with_the_normal_approximation_for_many_values() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 2000)
+    found = bootstrap_interval(values)
+    half = 1.96 * values.std() / np.sqrt(len(values))
+    assert found.low == pytest.approx(values.mean() - half, abs=0.01)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.01)
+
+
+def test_bootstrap_is_the_same_every_time_and_constant_values_have_no_width() -> None:
+    values = np.random.default_rng(2).normal(size=50)
+    assert bootstrap_interval(values, seed=3) == bootstrap_interval(values, seed=3)
+    assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
+    constant = bootstrap_interval([2.0] * 7)
+    assert (constant.low, constant.high) == (2.0, 2.0)
+
+
+def test_pairing_removes_what_the_items_share() -> None:
+    random = np.random.default_rng(4)
+    shared = random.normal(0.0, 10.0, 200)
+    ours = shared + 0.5 + random.normal(0.0, 0.5, 200)
+    paired = paired_difference(ours, shared)
+    assert paired.low > 0.0
+    # Negative control: without the pairing the same difference drowns in what the items differ by.
+    unpaired = paired_difference(ours, random.permutation(shared))
+    assert unpaired.low < 0.0 < unpaired.high
+
+
+@pytest.mark.parametrize("values", [[], [[1.0], [2.0]], [1.0, float("nan")]])
+def test_bootstrap_refuses_what_has_no_mean(values: list) -> None:
+    with pytest.raises(ValueError):
+        bootstrap_interval(values)
+
+
+def test_pairs_must_be_as_many() -> None:
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_difference([1.0, 2.0], [1.0])
+
+
+def test_clusters_are_drawn_whole() -> None:
+    # Four values of each cluster sum to one: however they are drawn, the mean is 1/4.
+    values = [1.0, 0.0, 0.0, 0.0] * 20
+    clustered = clustered_interval(values, [i // 4 for i in range(80)])
+    assert (clustered.value, clustered.low, clustered.high, clustered.n) == (0.25, 0.25, 0.25, 80)
+    assert bootstrap_interval(values).low < 0.2
+
+
+def test_clusters_of_one_are_the_plain_bootstrap() -> None:
+    values = np.random.default_rng(5).normal(size=40)
+    assert clustered_interval(values, range(40)) == bootstrap_interval(values)
+
+
+def test_a_repeated_value_is_worth_no_more_than_itself() -> None:
+    values = np.random.default_rng(6).normal(size=50)
+    repeated = clustered_interval(np.repeat(values, 4), np.repeat(np.arange(50), 4).tolist())
+    plain = bootstrap_interval(values)
+    assert repeated.high - repeated.low == pytest.approx(plain.high - plain.low, rel=1e-6)
