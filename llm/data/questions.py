@@ -1,0 +1,98 @@
+"""Build four-way multiple-choice questions whose blanked form cannot be answered above chance.
+
+Items (the right option of a question each) are gathered into fours of similar length, and each item of a
+four is asked for once, always among the same four options. So a model that is not told what is asked for
+chooses the same option four times and is right once: length, style and frequency of an option are no clue.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llm.data.chats import Function
+from llm.data.docstrings import split_sentences
+from llm.data.schema import Document, Question, hash_id, take_sample
+
+NUM_OPTIONS = 4
+MAX_LENGTH_RATIO = 1.2
+# So that no single package decides the score, and that a large corpus does not take hours to be judged.
+MAX_PER_PACKAGE, MAX_PER_SOURCE = 160, 8_000
+MIN_OPTION_CHARS, MAX_OPTION_CHARS = 25, 240
+
+NAMED = "Which sentence describes the function `{name}` of the module `{module}`?"
+BLANKED = "Which sentence describes this function of the module `{module}`?"
+CONTINUED = "Which sentence follows this one? {context}"
+CONTINUED_BLANKED = "Which sentence follows this one?"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question and its right option."""
+
+    question: str
+    option: str
+
+
+def gather_fours(items: Sequence[Item], salt: str) -> list[list[Item]]:
+    """Return disjoint fours in which no option is more than 20 % longer than another.
+
+    Items whose options differ in case and punctuation only are left out, for more than one would be right.
+    """
+    by_words: dict[str, list[Item]] = {}
+    for item in items:
+        by_words.setdefault(" ".join(re.findall(r"\w+", item.option.lower())), []).append(item)
+    unique = [found[0] for found in by_words.values() if len(found) == 1]
+    unique.sort(key=lambda item: (len(item.option), hash_id(salt, item.question)))
+    fours, start = [], 0
+    while start + NUM_OPTIONS <= len(unique):
+        four = unique[start : start + NUM_OPTIONS]
+        if len(four[-1].option) <= MAX_LENGTH_RATIO * len(four[0].option):
+            fours.append(four)
+            start += NUM_OPTIONS
+        else:
+            start += 1
+    return fours
+
+
+def ask_four(four: Sequence[Item], blanked: str, group: str, source: str) -> list[Question]:
+    """Return one question per item of the four; a hash orders the options of each."""
+    questions = []
+    for item in four:
+        options = sorted((one.option for one in four), key=lambda text: hash_id(item.question, text))
+        name = hash_id(source, item.question, item.option)
+        questions.append(Question(name, group, source, item.question, blanked, options, options.index(item.option)))
+    return questions
+
+
+def build_questions(modules: list[list[Function]], source: str) -> list[Question]:
+    """Return questions on which of four first sentences of a module's docstrings is a function's."""
+    packages: dict[str, list[list[Question]]] = {}
+    for functions in modules:
+        items = [Item(NAMED.format(name=one.name, module=one.module), one.summary) for one in functions]
+        for four in gather_fours(items, functions[0].module if functions else ""):
+            package, blanked = functions[0].package, BLANKED.format(module=functions[0].module)
+            packages.setdefault(package, []).append(ask_four(four, blanked, package, source))
+    questions: list[Question] = []
+    for fours in packages.values():
+        fours.sort(key=lambda four: hash_id("four", four[0].id))
+        questions += [one for four in fours[: MAX_PER_PACKAGE // NUM_OPTIONS] for one in four]
+    return take_sample(questions, MAX_PER_SOURCE, "group")
+
+
+def build_continuations(documents: Sequence[Document], source: str) -> list[Question]:
+    """Return questions on which of four sentences of one passage follows a given one.
+
+    All four come from the same passage, for options from elsewhere could have been in the training text.
+    """
+    questions = []
+    for document in documents:
+        paragraphs = re.split(r"\n\s*\n", document.text)
+        sentences = [one for part in paragraphs for one in split_sentences(" ".join(part.split()))]
+        items = [
+            Item(CONTINUED.format(context=context), option)
+            for context, option in zip(sentences, sentences[1:], strict=False)
+            if len(context) >= MIN_OPTION_CHARS and MIN_OPTION_CHARS <= len(option) <= MAX_OPTION_CHARS
+        ]
+        for four in gather_fours(items, document.id):
+            questions += ask_four(four, CONTINUED_BLANKED, document.group, source)
+    return take_sample(questions, MAX_PER_SOURCE, "group")

@@ -1,0 +1,208 @@
+"""The four record kinds of the corpus, their parquet schemas, and hashes that replace random choice.
+
+Every choice (sample, split, position of an answer) is a function of hashed names, never of a generator's
+state or of the order in which records arrive; so a record keeps its place when others come and go.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+T = TypeVar("T")
+Message = dict[str, str]
+
+ROW_GROUP_ROWS = 4096
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text; `group` is the unit of the held-out split, `meta` a JSON object."""
+
+    id: str
+    text: str
+    source: str
+    license: str
+    url: str
+    meta: str
+    group: str
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [(name, pa.string()) for name in ("id", "text", "source", "license", "url", "meta", "group")]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Messages of `role` and `content` in turn; the last one is the assistant's."""
+
+    id: str
+    group: str
+    source: str
+    kind: str
+    messages: list[Message]
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [*((name, pa.string()) for name in ("id", "group", "source", "kind")), ("messages", _MESSAGES)]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, the better one first."""
+
+    id: str
+    group: str
+    source: str
+    kind: str
+    prompt: list[Message]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    principle: str | None = None
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "group", "source", "kind")),
+            ("prompt", _MESSAGES),
+            ("chosen", pa.string()),
+            ("rejected", pa.string()),
+            ("margin", pa.float64()),
+            ("principle", pa.string()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Four options, one of them right; `blanked` asks the same without what would let one know."""
+
+    id: str
+    group: str
+    source: str
+    question: str
+    blanked: str
+    options: list[str]
+    answer: int
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [
+            *((name, pa.string()) for name in ("id", "group", "source", "question", "blanked")),
+            ("options", pa.list_(pa.string())),
+            ("answer", pa.int32()),
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A record that clean dropped; `kind` says of which file, `detail` what was measured or which id was kept."""
+
+    id: str
+    source: str
+    kind: str
+    reason: str
+    detail: str
+    schema: ClassVar[pa.Schema] = pa.schema(
+        [(name, pa.string()) for name in ("id", "source", "kind", "reason", "detail")]
+    )
+
+
+Record = Document | Conversation | Preference | Question
+R = TypeVar("R", Document, Conversation, Preference, Question, Reject)
+
+
+@dataclass
+class Records:
+    """What one source yields."""
+
+    documents: list[Document] = field(default_factory=list)
+    conversations: list[Conversation] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+
+    def extend(self, other: "Records") -> None:
+        """Append all of another's records."""
+        self.documents += other.documents
+        self.conversations += other.conversations
+        self.preferences += other.preferences
+        self.questions += other.questions
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of records of each kind."""
+        return {one.name: len(getattr(self, one.name)) for one in fields(self)}
+
+    def write(self, folder: Path) -> None:
+        """Write the four parquet files, always all four."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_rows(folder / "documents.parquet", Document, self.documents)
+        write_rows(folder / "conversations.parquet", Conversation, self.conversations)
+        write_rows(folder / "preferences.parquet", Preference, self.preferences)
+        write_rows(folder / "questions.parquet", Question, self.questions)
+
+
+def write_rows(path: Path, record: type[R], rows: Sequence[R], splits: Mapping[str, str] | None = None) -> None:
+    """Write records in the given order; `splits` (group -> split) adds the column `split`."""
+    names = record.schema.names
+    schema = record.schema if splits is None else record.schema.append(pa.field("split", pa.string()))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for start in range(0, max(len(rows), 1), ROW_GROUP_ROWS):
+            batch = rows[start : start + ROW_GROUP_ROWS]
+            columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in batch] for name in names}
+            if splits is not None:
+                columns["split"] = [splits[getattr(row, "group")] for row in batch]  # noqa: B009
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def read_rows(path: Path, record: type[R]) -> Iterable[R]:
+    """Yield the records of a parquet file, batch by batch; further columns are left out."""
+    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_ROWS, columns=record.schema.names):
+        for row in batch.to_pylist():
+            yield record(**row)
+
+
+def iter_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a parquet file as dicts, batch by batch, `split` included; all columns by default."""
+    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_ROWS, columns=columns):
+        yield from batch.to_pylist()
+
+
+def hash_id(*parts: str) -> str:
+    """Return 32 hex digits of BLAKE2b over the parts, each ended by a zero byte."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def hash_share(*parts: str) -> float:
+    """Return a number in [0, 1) that depends on the parts alone."""
+    return int(hash_id(*parts)[:13], 16) / 16**13
+
+
+def pick(options: Sequence[T], *parts: str) -> T:
+    """Return the option that the hash of the parts names."""
+    return options[int(hash_share(*parts) * len(options))]
+
+
+def take_sample(rows: Sequence[R], limit: int, key: str = "id") -> list[R]:
+    """Return at most `limit` records, those whose hashed `key` is smallest, ordered by id.
+
+    Records that share a key are kept or left together.
+    """
+    by_key: dict[str, list[R]] = {}
+    for row in rows:
+        by_key.setdefault(getattr(row, key), []).append(row)
+    kept: list[R] = []
+    for name in sorted(by_key, key=lambda name: hash_id("sample", name)):
+        if len(kept) + len(by_key[name]) > limit:
+            break
+        kept += by_key[name]
+    return sorted(kept, key=lambda row: row.id)
+
+
+def to_json(content: Mapping[str, Any]) -> str:
+    """Return a JSON object with sorted keys."""
+    return json.dumps(content, sort_keys=True, ensure_ascii=False)
