@@ -34,7 +34,7 @@ def write_shard(folder: Path, split: str, texts: Iterable[str], tokenizer: Token
         for batch in _batched(texts, BATCH):
             num_bytes += sum(len(text.encode()) for text in batch)
             rows = [[*ids, tokenizer.eos_id] for ids in tokenizer.encode_batch(batch)]
-            offsets.extend(offsets[-1] + int(n) for n in np.cumsum([len(row) for row in rows]))
+            offsets += (offsets[-1] + np.cumsum([len(row) for row in rows])).tolist()
             stream.write(np.concatenate([np.array(row, dtype=dtype) for row in rows]).tobytes())
     np.save(folder / f"{split}_index.npy", np.array(offsets, dtype=np.int64))
     counts = {"documents": len(offsets) - 1, "tokens": offsets[-1], "bytes": num_bytes}
