@@ -31,9 +31,9 @@ from llm.model.transformer import Transformer
 from llm.rl.advantages import compute_group_advantages, price_length
 from llm.rl.constraint import Equality, UpperBound
 from llm.rl.losses import average_tokens, compute_policy_loss, estimate_kl, estimate_sequence_kl
+from llm.rl.optimiser import Optimiser
 from llm.rl.precision import compute_in
 from llm.rl.rollout import RewardFunction, Rollout, measure_kl, sample_rollout
-from llm.train.optimiser import Optimiser, OptimiserConfig
 from llm.train.schedule import ScheduleConfig, lr_scale
 
 # A kept policy must lie within the bound on other prompts too: a mean over a hundred answers is that uncertain.
@@ -92,9 +92,7 @@ class Trainer:
     seed: int
 
     def __post_init__(self) -> None:
-        lr = self.config.lr
-        settings = OptimiserConfig(optimiser="adamw", lr=lr, embedding_lr=lr, weight_decay=0.0, clip=1.0)
-        self.optimiser = Optimiser(self.policy, settings)
+        self.optimiser = Optimiser(self.policy, self.config.lr)
         self.kl_price = UpperBound(KL_TARGET * self.config.kl_bound, self.config.kl_coef, rate=0.3)
         self.length_price = Equality(1.0, self.config.length_rate)
         self.device = self.policy.embedding.weight.device

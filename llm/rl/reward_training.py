@@ -14,10 +14,10 @@ from torch import Tensor
 from llm.config import BaseParams
 from llm.infer.score import pad_right
 from llm.rl.losses import compute_bradley_terry_loss, compute_cost_loss
+from llm.rl.optimiser import Optimiser
 from llm.rl.pairs import Pair
 from llm.rl.precision import compute_in
 from llm.rl.reward_model import HEADS, RewardModel
-from llm.train.optimiser import Optimiser, OptimiserConfig
 from llm.train.schedule import ScheduleConfig, lr_scale
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,7 @@ def train_reward_model(
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
     """Take one step per batch and return the learning curve: {step, loss, accuracy}, means since the last point."""
-    optimiser = Optimiser(
-        model,
-        OptimiserConfig(optimiser="adamw", lr=config.lr, embedding_lr=config.lr, weight_decay=0.0, clip=1.0),
-    )
+    optimiser = Optimiser(model, config.lr)
     schedule = ScheduleConfig(warmup=0.1, decay=0.9)
     trace: list[dict[str, float]] = []
     recent: list[tuple[float, float]] = []
