@@ -1,0 +1,158 @@
+"""The model card: README.md of a release, with the Hub's metadata in front and figures taken from the reports.
+
+Every figure comes from a report of the pipeline; what no report holds is not claimed. No dates.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from llm.export.gate import Check, find
+from llm.model.config import ModelConfig
+
+LIMITS = """\
+- It is small and was trained for minutes: it imitates the style of its corpus and is often wrong about facts.
+- Its corpus is mostly English technical prose; other languages and topics are noise to it.
+- Rewards, costs and their bounds are measured on written prompts of this project. They show a direction; they
+  do not make the model safe. Do not let its answers decide anything about people.
+- Quantized files lose what the table says; the gate bounds it for the served file alone."""
+
+USE = """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("hf")
+model = AutoModelForCausalLM.from_pretrained("hf")
+chat = [{"role": "user", "content": "Hello"}]
+ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
+```
+
+The GGUF files load in llama.cpp, Ollama and OpenVINO GenAI. The chat format is ChatML without a default
+system prompt; answers end with `<|im_end|>`."""
+
+
+def write_card(
+    name: str,
+    release: str,
+    config: ModelConfig,
+    evaluation: Mapping[str, Any],
+    quantization: Mapping[str, Any],
+    corpus: Mapping[str, Any],
+    checks: Sequence[Check],
+) -> str:
+    """Return the text of README.md.
+
+    Args:    release: its hash.  evaluation, quantization: `metrics` of reports/evaluate.json and reports/quantize.json.
+             corpus: `llm.export.lineage.describe_corpus`.  checks: the release gate.
+    """
+    passed = all(check.passed for check in checks)
+    sections = [
+        _front_matter(name, evaluation),
+        f"# {name}\n\nA {_shape(config)} language model (Qwen3 dense architecture), trained from raw text, tuned "
+        f"on conversations and aligned with a reward model by Gristmill. Release `{release}`.",
+        "" if passed else "> **Not released.** The release gate failed; see the table of checks below.",
+        f"## Use\n\n{USE}",
+        f"## Evaluation\n\n{_evaluation_table(evaluation)}",
+        f"## Files\n\n{_files_table(quantization)}",
+        f"## Release gate\n\n{_gate_table(checks)}",
+        f"## Training data\n\n{_corpus_table(corpus)}\n\nPer-stage digests and params are in `lineage.json`; "
+        "`SHA256SUMS` covers every file.",
+        f"## Limits\n\n{LIMITS}",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:
+    figures = [
+        ("text-generation", "bits_per_byte", "Bits per byte, held-out text", find(evaluation, "bits_per_byte.policy")),
+        ("multiple-choice", "accuracy", "Four-way choice", find(evaluation, "multiple_choice.policy.accuracy")),
+    ]
+    dataset = {"type": "held-out", "name": "held-out part of the training corpus"}
+    results = [
+        {"task": {"type": task}, "dataset": dataset, "metrics": [{"type": kind, "name": title, "value": value}]}
+        for task, kind, title, value in figures
+    ]
+    metadata = {
+        "language": ["en"],
+        # Weights learned from texts under several licences carry no single one; the table below counts them.
+        "license": "other",
+        "license_name": "mixed-see-training-data",
+        "license_link": "lineage.json",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["qwen3", "gguf", "gristmill"],
+        "model-index": [{"name": name, "results": results}],
+    }
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---"
+
+
+def _shape(config: ModelConfig) -> str:
+    matrices = (config.num_heads + 2 * config.num_kv_heads + config.num_heads) * config.head_size + 3 * config.mlp_size
+    embeddings = config.vocab_size * (1 if config.tie_embeddings else 2)
+    millions = config.hidden_size * (config.num_layers * matrices + embeddings) / 1e6
+    return f"{millions:.1f} million parameter ({config.num_layers} layers, context {config.context} tokens)"
+
+
+def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
+    bits = evaluation["bits_per_byte"]
+    rows = [("bits per byte, " + model, f"{find(bits, model):.4f}") for model in ("base", "policy") if model in bits]
+    baselines = evaluation["baselines"]
+    rows += [(f"bits per byte, {name} (baseline)", f"{find(baselines, name):.4f}") for name in sorted(baselines)]
+    for model, choice in sorted(evaluation["multiple_choice"].items()):
+        if isinstance(choice, Mapping) and "accuracy" in choice:
+            interval = f"{choice['accuracy']:.1%} ({choice['low']:.1%} to {choice['high']:.1%}, n {choice['n']})"
+            rows.append((f"multiple choice, {model}", interval))
+    reward = evaluation["reward"]
+    rows.append(
+        (
+            "reward, policy minus sft",
+            f"{reward['delta']:.4f} ({reward['delta_low']:.4f} to {reward['delta_high']:.4f}, n {reward['n']})",
+        )
+    )
+    rows.append(("KL to sft [nats]", f"{evaluation['kl']['value']:.4f} (bound {evaluation['kl']['bound']:.4f})"))
+    return _table(("figure", "value (95 % interval)"), rows)
+
+
+def _files_table(quantization: Mapping[str, Any]) -> str:
+    places = {"original": "hf/model.safetensors", "q8_0": "gguf/model-q8_0.gguf", "q4_0": "gguf/model-q4_0.gguf"}
+    rows = []
+    for kind, place in places.items():
+        card = quantization["card"][kind]
+        rows.append(
+            (
+                f"`{place}`",
+                f"{card['size_bytes']:,}",
+                f"{card['bits_per_weight']:.2f}",
+                f"{card['bits_per_byte']:.4f}",
+                f"{card['agreement']:.1%}",
+            )
+        )
+    header = ("file", "bytes", "bits per weight", "bits per byte (sample)", "same greedy token")
+    return _table(header, rows)
+
+
+def _gate_table(checks: Sequence[Check]) -> str:
+    rows = [
+        (check.name, f"{check.value:g}", f"{check.bound:g}", "passed" if check.passed else "**failed**", check.why)
+        for check in checks
+    ]
+    return _table(("check", "value", "bound", "", "meaning"), rows)
+
+
+def _corpus_table(corpus: Mapping[str, Any]) -> str:
+    rows = []
+    for source, about in corpus["sources"].items():
+        licences = sorted(about["licences"].items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(f"{licence} ({count})" for licence, count in licences[:8])
+        if len(licences) > 8:
+            named += f", {len(licences) - 8} more in lineage.json"
+        split = about["documents"]
+        rows.append((source, str(split.get("train", 0)), str(split.get("val", 0)), named))
+    return _table(("source", "training documents", "held out", "licences (documents)"), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

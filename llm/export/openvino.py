@@ -1,0 +1,78 @@
+"""Score tokens and pick greedy tokens of a GGUF file through OpenVINO GenAI, the engine that serves it.
+
+Token ids go in, never text: the engine would parse special tokens that it finds in text. It accepts ids out
+of range and prompts beyond the context without a word, so both are checked here first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino_genai as genai
+
+# Prompt tokens of one engine step. Larger steps gain nothing on a CPU; the logits of a step are held at once.
+STEP_TOKENS = 2048
+
+
+def engine_properties(threads: int, exact: bool = False) -> dict[str, str | int]:
+    """Return the plugin's settings.
+
+    fp32 compute costs nothing here and keeps greedy tokens equal to torch's. `exact` also keeps the KV cache
+    and the activations in fp32: the answer then does not depend on what else is in the batch.
+    """
+    properties: dict[str, str | int] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    if exact:
+        properties |= {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    return properties
+
+
+class OpenVinoScorer:
+    """One GGUF file, loaded for scoring."""
+
+    def __init__(self, gguf: Path, *, vocab_size: int, context: int, threads: int, exact: bool = False):
+        self.vocab_size = vocab_size
+        self.context = context
+        self._path = str(gguf)
+        self._properties = engine_properties(threads, exact)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Return, for each sequence, log p(token | the tokens before it) [nats] of all tokens but the first."""
+        self._check(sequences)
+        # With the prefix cache on, cached positions are not computed and so have no log-probability.
+        outputs = self._run(sequences, prefix_cache=False, echo=True)
+        # The engine reports 1.0 for the first token, which has no context, and adds the one generated token.
+        return [list(out.generated_log_probs[1 : len(ids)]) for out, ids in zip(outputs, sequences, strict=True)]
+
+    def next_tokens(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Return the greedy next token of each prompt. Prompts that extend one another share their cache."""
+        self._check(prompts)
+        return [out.generated_ids[0] for out in self._run(prompts, prefix_cache=True, echo=False)]
+
+    def _run(self, prompts: Sequence[Sequence[int]], *, prefix_cache: bool, echo: bool) -> list[genai.GenerationOutput]:
+        scheduler = genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = prefix_cache
+        scheduler.max_num_batched_tokens = max(STEP_TOKENS, self.context)
+        scheduler.cache_size = 1
+        pipeline = genai.ContinuousBatchingPipeline(self._path, scheduler, "CPU", self._properties)
+        config = genai.GenerationConfig()
+        config.max_new_tokens = 1
+        config.do_sample = False
+        config.ignore_eos = True
+        config.echo = echo
+        config.logprobs = 1 if echo else 0
+        handles = [
+            pipeline.add_request(i, ov.Tensor(np.array([ids], dtype=np.int64)), config) for i, ids in enumerate(prompts)
+        ]
+        while pipeline.has_non_finished_requests():
+            pipeline.step()
+        return [handle.read_all()[0] for handle in handles]
+
+    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+        for ids in prompts:
+            if not 0 < len(ids) <= self.context:
+                raise ValueError(f"a prompt of {len(ids)} tokens: allowed are 1 to {self.context} (the context)")
+            if min(ids) < 0 or max(ids) >= self.vocab_size:
+                raise ValueError(f"a token id {max(ids)}: allowed are 0 to {self.vocab_size - 1}")

@@ -1,0 +1,128 @@
+"""The fixed held-out sample on which every format of the model is measured, and the torch figures for it.
+
+A window is the start of one held-out document: the end-of-text token, then the document's first tokens. All
+formats score the same windows (bits per byte) and pick the next token after the same prefixes (agreement),
+one step at a time: free-running text diverges after the first near-tie and says nothing about the format.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow.parquet as pq
+import torch
+
+from llm.config import require
+from llm.data.tokenizer import Tokenizer
+from llm.model.transformer import Transformer
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Windows of token ids; the bytes that their scored tokens stand for; prefixes (window, length)."""
+
+    windows: list[list[int]]
+    num_bytes: int
+    positions: list[tuple[int, int]]
+
+    @property
+    def prefixes(self) -> list[list[int]]:
+        """Return the token ids before each position, in an order in which neighbours share their start."""
+        return [self.windows[window][:length] for window, length in self.positions]
+
+    def subset(self, num_positions: int) -> Sample:
+        """Return the same windows with at most so many positions, spread evenly."""
+        return Sample(self.windows, self.num_bytes, spread(self.positions, num_positions))
+
+
+def read_texts(clean: Path, split: str, limit: int) -> list[str]:
+    """Return the first texts of one split of data/clean, whose order (by hashed id) makes any prefix fair."""
+    texts: list[str] = []
+    for batch in pq.ParquetFile(clean / "documents.parquet").iter_batches(4096, columns=["text", "split"]):
+        for text, its_split in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if its_split == split:
+                texts.append(text)
+        if len(texts) >= limit:
+            break
+    return texts[:limit]
+
+
+def draw_sample(
+    texts: Sequence[str], tokenizer: Tokenizer, *, context: int, num_windows: int, num_positions: int
+) -> Sample:
+    """Return the sample of the first texts; the caller gives them in an order that is fair to all sources.
+
+    Raises: ConfigError: the texts hold no token, or fewer positions than asked for.
+    """
+    windows: list[list[int]] = []
+    for ids in tokenizer.encode_batch(texts[:num_windows]):
+        if ids:
+            windows.append([tokenizer.eos_id, *ids[: context - 1]])
+    sizes = [len(piece) for piece in tokenizer.token_bytes()]
+    num_bytes = sum(sizes[token] for window in windows for token in window[1:])
+    every = [(w, length) for w, window in enumerate(windows) for length in range(1, len(window))]
+    require(
+        len(every) >= num_positions,
+        f"the held-out sample holds {len(every)} positions in {len(windows)} documents, {num_positions} are "
+        "needed: raise quantize.windows, or clean.holdout so that more text is held out",
+    )
+    return Sample(windows, num_bytes, spread(every, num_positions))
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """Return `count` items at even distances, in order; all of them when there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]
+
+
+def bits_per_byte(logprobs: Sequence[Sequence[float]], num_bytes: int) -> float:
+    """Return the bits that the scored tokens cost per byte of text.
+
+    Args:    logprobs: log p(token | prefix) [nats] of every scored token, per window.
+             num_bytes: UTF-8 bytes of all scored tokens.
+    Returns: -sum(logprobs) / (ln 2 * num_bytes); summed exactly (fsum), so the order does not matter.
+    Raises:  ValueError: no bytes.
+    """
+    if num_bytes <= 0:
+        raise ValueError("bits per byte of no bytes is undefined")
+    return -math.fsum(value for window in logprobs for value in window) / (math.log(2) * num_bytes)
+
+
+def agreement(tokens: Sequence[int], reference: Sequence[int]) -> float:
+    """Return the share of positions at which both picked the same token."""
+    return sum(a == b for a, b in zip(tokens, reference, strict=True)) / len(reference)
+
+
+@torch.inference_mode()
+def score_torch(model: Transformer, sample: Sample) -> tuple[list[list[float]], list[int]]:
+    """Return the original's log-probabilities of each window's tokens and its greedy token at each position.
+
+    Windows go through one at a time: no padding, so no mask can be wrong.
+    """
+    logprobs: list[list[float]] = []
+    greedy: list[list[int]] = []
+    for window in sample.windows:
+        tokens_BT = torch.tensor([window])
+        logits_TV = model.unembed(model(tokens_BT))[0]
+        log_p_TV = logits_TV[:-1].log_softmax(dim=-1)
+        logprobs.append(log_p_TV.gather(1, tokens_BT[0, 1:, None])[:, 0].tolist())
+        greedy.append(logits_TV.argmax(dim=-1).tolist())
+    return logprobs, [greedy[window][length - 1] for window, length in sample.positions]
+
+
+def measure(
+    score: Callable[[Sequence[Sequence[int]]], list[list[float]]],
+    next_tokens: Callable[[Sequence[Sequence[int]]], list[int]],
+    sample: Sample,
+    reference: Sequence[int],
+) -> tuple[float, float]:
+    """Return an engine's bits per byte and agreement on the sample."""
+    bits = bits_per_byte(score(sample.windows), sample.num_bytes)
+    return bits, agreement(next_tokens(sample.prefixes), reference)

@@ -1,0 +1,77 @@
+"""Error compensation for q4_0: columns are rounded in turn, and those not yet rounded take up the error.
+
+Only the codes and scales differ from plain rounding; the bytes stay q4_0.
+Shapes: O output rows, I input columns, G = I / 32 blocks of a row, B = 32 columns of a block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from llm.quant.blocks import BLOCK, Floats
+from llm.quant.search import search_q4_0
+
+# Share of the mean diagonal added to H: directions that calibration hardly saw would else be trusted.
+DAMPING = 0.01
+
+
+def compensate_q4_0(
+    weight_OI: Floats, moment_II: Tensor, damping: float = DAMPING
+) -> tuple[Floats, npt.NDArray[np.uint8]]:
+    """Choose q4_0 scales and codes that keep the layer's outputs, not its weights, close.
+
+    Minimised greedily, column by column:  tr((W - W') H (W - W')^T),  H = E[x x^T]. After column i is rounded,
+    its error e_i = (w_i - w'_i) / U_ii moves into the later columns:  w_j -= e_i U_ij  for j > i, where U is
+    the upper Cholesky factor of the inverse of H + damping * mean(diag H) * I.  A block's scales are searched
+    (`search_q4_0`, weighted by the diagonal of H) on the weights as they stand when the block is reached.
+
+    Args:    weight_OI: fp32, rows a multiple of 32.  moment_II: H, fp64.  damping: > 0.
+    Returns: scale [O, G, 1] and codes [O, G, 32].
+    Raises:  ValueError: shapes differ, or a row is no multiple of 32.
+    Source:  GPTQ, arXiv:2210.17323, algorithm 1. Differs: q4_0 grid, columns in their own order (a block of
+             the file is 32 neighbours), scales by search.
+    """
+    if moment_II.shape != (weight_OI.shape[1], weight_OI.shape[1]):
+        raise ValueError(f"moments {tuple(moment_II.shape)} do not fit a matrix {weight_OI.shape}")
+    factor_II = _inverse_factor(moment_II, damping)
+    importance_I = moment_II.diagonal().float().numpy()
+    rest_OI = torch.from_numpy(weight_OI).double()
+    scales: list[Floats] = []
+    codes: list[npt.NDArray[np.uint8]] = []
+    for start in range(0, weight_OI.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        scale, _ = search_q4_0(rest_OI[:, block].float().numpy(), importance_I[block])
+        block_codes, error_OB = _round_columns(rest_OI[:, block], factor_II[block, block], scale[:, 0, 0])
+        rest_OI[:, block.stop :] -= error_OB @ factor_II[block, block.stop :]
+        scales.append(scale)
+        codes.append(block_codes[:, None, :])
+    return np.concatenate(scales, axis=1), np.concatenate(codes, axis=1)
+
+
+def _inverse_factor(moment_II: Tensor, damping: float) -> Tensor:
+    """Return the upper Cholesky factor of (H + damping * mean(diag H) * I)^-1."""
+    ridge = damping * float(moment_II.diagonal().mean()) + 1e-12
+    damped = moment_II + ridge * torch.eye(len(moment_II), dtype=moment_II.dtype)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    return factor
+
+
+def _round_columns(block_OB: Tensor, factor_BB: Tensor, scale_O: Floats) -> tuple[npt.NDArray[np.uint8], Tensor]:
+    """Round the 32 columns of a block in turn; return codes [O, B] and scaled errors [O, B]."""
+    scale = torch.from_numpy(scale_O).double()
+    inverse = torch.where(scale == 0, 0.0, 1.0 / scale)
+    work_OB = block_OB.clone()
+    codes_OB = torch.empty(work_OB.shape, dtype=torch.uint8)
+    error_OB = torch.empty_like(work_OB)
+    for i in range(BLOCK):
+        column = work_OB[:, i]
+        code = torch.floor(column * inverse + 8.5).clamp(0, 15)
+        error = (column - scale * (code - 8)) / factor_BB[i, i]
+        work_OB[:, i + 1 :] -= error[:, None] * factor_BB[i, i + 1 :]
+        codes_OB[:, i] = code.to(torch.uint8)
+        error_OB[:, i] = error
+    return codes_OB.numpy(), error_OB

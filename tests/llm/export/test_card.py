@@ -1,0 +1,60 @@
+"""The model card: metadata that the Hub's own reader accepts, and every figure from the reports."""
+
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from llm.export.card import write_card
+from llm.export.gate import Check
+from llm.model.config import ModelConfig
+
+CONFIG = ModelConfig(
+    vocab_size=4096, hidden_size=256, num_layers=6, num_heads=4, num_kv_heads=2, head_size=64, mlp_size=768,
+    context=512,
+)  # fmt: skip
+EVALUATION: dict[str, Any] = {
+    "bits_per_byte": {"base": 1.8123, "policy": 1.9},
+    "baselines": {"xz": 2.2, "uniform": 8.0},
+    "multiple_choice": {
+        "policy": {"accuracy": 0.391, "low": 0.34, "high": 0.44, "n": 400},
+        "word_overlap": {"accuracy": 0.3, "low": 0.26, "high": 0.34, "n": 400},
+    },
+    "reward": {"delta": 0.25, "delta_low": 0.1, "delta_high": 0.4, "n": 256},
+    "kl": {"value": 2.5, "bound": 8.0},
+}
+CARD = {"bits_per_byte": 1.91, "size_bytes": 7654321, "bits_per_weight": 8.5, "agreement": 0.991}
+CORPUS = {
+    "sources": {"pydocs": {"documents": {"train": 90, "val": 10}, "licences": {"MIT": 60, "A | B": 40}}},
+}
+
+
+def make_card(passed: bool) -> str:
+    checks = [Check("kl", 2.5, 8.0, passed, "near sft")]
+    quantization = {"card": {"original": CARD, "q8_0": CARD, "q4_0": CARD}}
+    return write_card("gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks)
+
+
+def test_the_hub_accepts_the_metadata():
+    card = ModelCard(make_card(True))
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-generation"
+    assert {result.metric_value for result in card.data.eval_results} == {1.9, 0.391}
+    assert card.data.model_name == "gristmill"
+
+
+def test_figures_come_from_the_reports():
+    text = make_card(True)
+    # 6 * 256 * ((4 + 2*2 + 4) * 64 + 3 * 768) + 4096 * 256 weights
+    assert "5.8 million parameter" in text
+    assert "| bits per byte, base | 1.8123 |" in text
+    assert "| multiple choice, policy | 39.1% (34.0% to 44.0%, n 400) |" in text
+    assert "| `gguf/model-q8_0.gguf` | 7,654,321 | 8.50 | 1.9100 | 99.1% |" in text
+    assert "| pydocs | 90 | 10 | MIT (60), A \\| B (40) |" in text
+    assert "0123456789abcdef" in text
+    assert "Not released" not in text
+
+
+def test_a_failed_gate_is_said_in_front():
+    text = make_card(False)
+    assert "**Not released.**" in text
+    assert "| kl | 2.5 | 8 | **failed** | near sft |" in text

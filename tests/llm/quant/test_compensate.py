@@ -1,0 +1,73 @@
+"""Error compensation keeps outputs close: against plain rounding, by hand in two columns, with white inputs."""
+
+import numpy as np
+import pytest
+import torch
+
+from llm.model.config import ModelConfig
+from llm.model.transformer import Transformer, init_weights
+from llm.quant.blocks import pack_q4_0, round_q4_0, unpack
+from llm.quant.calibration import collect_moments
+from llm.quant.compensate import _inverse_factor, _round_columns, compensate_q4_0
+from llm.quant.search import search_q4_0
+
+
+def output_error(weight: np.ndarray, packed, x_NI: np.ndarray) -> float:
+    return float((((unpack(packed) - weight) @ x_NI.T) ** 2).mean())
+
+
+def test_correlated_inputs_gain_most():
+    random = np.random.default_rng(1)
+    weight = random.standard_normal((48, 96)).astype(np.float32)
+    x_NI = (random.standard_normal((400, 12)) @ random.standard_normal((12, 96))).astype(np.float32)
+    moment = torch.from_numpy(x_NI.T @ x_NI / len(x_NI)).double()
+    plain = output_error(weight, pack_q4_0(*round_q4_0(weight)), x_NI)
+    compensated = output_error(weight, pack_q4_0(*compensate_q4_0(weight, moment)), x_NI)
+    assert compensated < 0.3 * plain
+
+
+def test_white_inputs_leave_nothing_to_compensate():
+    weight = np.random.default_rng(2).standard_normal((8, 64)).astype(np.float32)
+    found = compensate_q4_0(weight, torch.eye(64, dtype=torch.float64))
+    searched = search_q4_0(weight, np.ones(64, dtype=np.float32))
+    for ours, theirs in zip(found, searched, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_second_column_takes_up_the_error_of_the_first():
+    # Inputs 0 and 1 are equal, so only the sum of their weights matters: 0.4 + 0.4 rounds to 0 + 1.
+    moment = torch.eye(32, dtype=torch.float64)
+    moment[0, 1] = moment[1, 0] = 1.0
+    block = torch.zeros(1, 32, dtype=torch.float64)
+    block[0, :2] = 0.4
+    factor = _inverse_factor(moment, damping=1e-6)
+    codes, _ = _round_columns(block, factor, np.ones(1, dtype=np.float32))
+    assert codes[0, :3].tolist() == [8, 9, 8]
+
+
+def test_moments_of_another_size_are_refused():
+    with pytest.raises(ValueError, match="do not fit"):
+        compensate_q4_0(np.zeros((2, 64), dtype=np.float32), torch.eye(32, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_moments_are_those_of_the_inputs(tied: bool):
+    config = ModelConfig(
+        vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, head_size=16, mlp_size=64,
+        context=32, tie_embeddings=tied,
+    )  # fmt: skip
+    model = Transformer(config).eval()
+    init_weights(model, 5)
+    windows = [[0, 5, 9, 200], [0, 7]]
+    moments = collect_moments(model, windows)
+    matrices = 7 * config.num_layers + 1 + (not tied)
+    assert len(moments) == matrices
+    with torch.no_grad():
+        first = torch.cat([model.blocks[0].attention_norm(model.embedding(torch.tensor(w))) for w in windows])
+        final = torch.cat([model(torch.tensor([w]))[0] for w in windows])
+    expected = (first.T @ first / 6).double()
+    torch.testing.assert_close(moments["model.layers.0.self_attn.k_proj.weight"], expected, rtol=1e-5, atol=1e-6)
+    head = "model.embed_tokens.weight" if tied else "lm_head.weight"
+    torch.testing.assert_close(moments[head], (final.T @ final / 6).double(), rtol=1e-5, atol=1e-6)
+    # No hook stays behind.
+    assert not any(module._forward_pre_hooks for module in model.modules())
