@@ -1,0 +1,110 @@
+"""The rlhf stage on tiny models: what is kept passed its bounds, the trace is complete, the same bytes twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from llm.config import Base, ConfigError
+from llm.data.schema import Preference, hash_id, write_rows
+from llm.data.tokenizer import Tokenizer, train_tokenizer
+from llm.model.config import ModelConfig
+from llm.model.folder import load_model, save_model
+from llm.model.transformer import Transformer, init_weights
+from llm.rl.reward_model import RewardModel
+from stages import rlhf
+from stages.plumbing.stage import Paths
+
+PARAMS = rlhf.Params(
+    base=Base(seed=1, threads=1, dtype="fp32"),
+    steps=24,
+    prompts_per_step=4,
+    answers_per_prompt=8,
+    max_new_tokens=8,
+    lr=1e-2,
+    kl_bound=6.0,
+    check_every=6,
+    check_prompts=40,
+)
+
+
+def make_model(tokenizer: Tokenizer, seed: int) -> Transformer:
+    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_size": 16, "mlp_size": 64}
+    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, context=96, **sizes))
+    init_weights(model, seed)
+    return model
+
+
+@pytest.fixture(scope="module")
+def deps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("rlhf")
+    rows = []
+    for i in range(80):
+        prompt = [{"role": "user", "content": f"What does function {i} do?"}]
+        principle = "justice" if i % 8 == 0 else None
+        kind = "principle" if principle else "sibling"
+        rows.append(Preference(hash_id(str(i)), "g", "s", kind, prompt, "It sorts.", "It.", principle=principle))
+    tokenizer = train_tokenizer(["What does function 1 2 3 do? It sorts."], 300)
+    (root / "clean").mkdir()
+    write_rows(root / "clean" / "preferences.parquet", Preference, rows, {"g": "train"})
+    save_model(make_model(tokenizer, 0), root / "sft")
+    tokenizer.save(root / "sft")
+    judge = RewardModel(make_model(tokenizer, 7))
+    with torch.no_grad():
+        judge.weight_HD.normal_(generator=torch.Generator().manual_seed(0))
+    judge.save(root / "reward")
+    return {"models/sft": root / "sft", "models/reward": root / "reward", "data/clean": root / "clean"}
+
+
+def run(deps: dict[str, Path], out: Path, params: rlhf.Params = PARAMS) -> dict:
+    return rlhf.run(params, Paths("rlhf", deps, {"models/policy": out}))
+
+
+@pytest.fixture(scope="module")
+def done(deps, tmp_path_factory) -> tuple[dict, Path]:
+    out = tmp_path_factory.mktemp("out") / "policy"
+    return run(deps, out), out
+
+
+def test_kept_policy_is_better_and_within_bounds(done):
+    metrics, _ = done
+    kept = metrics["kept"]
+    assert metrics["kept_step"] > 0
+    assert kept["reward_gain"]["low"] > 0
+    assert 0 < kept["kl"] <= kept["kl_bound"]
+    assert abs(kept["length"] / kept["length_of_sft"] - 1) <= PARAMS.length_tolerance
+    assert [check["step"] for check in metrics["checks"]] == [0, 6, 12, 18, 24]
+    assert metrics["checks"][0]["kl"] == 0.0
+    json.dumps(metrics, allow_nan=False)
+
+
+def test_policy_folder_is_complete_and_differs_from_sft(done, deps):
+    _, out = done
+    assert Tokenizer.load(out).vocab_size == load_model(out).config.vocab_size
+    sft = load_model(deps["models/sft"]).state_dict()
+    assert any(not torch.equal(tensor, sft[name]) for name, tensor in load_model(out).state_dict().items())
+    points = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
+    assert [point["step"] for point in points] == list(range(1, 25))
+    assert set(points[0]) == {"step", "reward", "kl", "length", "entropy"}
+
+
+def test_same_inputs_same_bytes(done, deps, tmp_path):
+    metrics, out = done
+    assert run(deps, tmp_path / "again") == metrics
+    for name in ("model.safetensors", "trace.jsonl", "config.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_nothing_within_the_bounds_keeps_sft(deps, tmp_path):
+    metrics = run(deps, tmp_path / "policy", PARAMS.model_copy(update={"steps": 3, "kl_bound": 1e-9}))
+    assert metrics["kept_step"] == 0
+    assert metrics["kept"]["kl"] == 0.0
+    kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
+    assert kept == (deps["models/sft"] / "model.safetensors").read_bytes()
+
+
+def test_too_few_prompts_are_explained(deps, tmp_path):
+    with pytest.raises(ConfigError, match=r"rlhf\.check_prompts=60"):
+        run(deps, tmp_path / "policy", PARAMS.model_copy(update={"check_prompts": 60}))
