@@ -96,12 +96,14 @@ def hold_out(records: Records, splits: dict[str, str], max_val_bytes: int, ledge
             ledger.reject(one, "held_out_surplus", f"clean.max_val_bytes is {max_val_bytes}")
     records.documents = [one for one in records.documents if one.id not in surplus]
 
-    answers = [one.options[one.answer] for one in records.questions if splits[one.group] == VAL]
-    seen = find_seen(train_texts(records, splits), answers)
+    held_questions = [one for one in records.questions if splits[one.group] == VAL]
+    seen = find_seen(train_texts(records, splits), (one.options[one.answer] for one in held_questions))
+    # The four questions on the same options go together: only whole fours are without a clue.
+    known = {frozenset(one.options) for one in held_questions if key_words(one.options[one.answer]) in seen}
     kept = []
     for question in records.questions:
-        if splits[question.group] == VAL and key_words(question.options[question.answer]) in seen:
-            ledger.reject(question, "seen_in_training", "the answer stands in a training record")
+        if splits[question.group] == VAL and frozenset(question.options) in known:
+            ledger.reject(question, "seen_in_training", "an answer of its four stands in a training record")
         else:
             kept.append(question)
     records.questions = kept

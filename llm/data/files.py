@@ -115,6 +115,6 @@ def _paragraph_ends(text: str) -> Iterator[int]:
 
 
 def _ends_passage(paragraph: str) -> bool:
-    """Decide by the paragraph's letters alone, with a chance that grows with its length."""
-    letters = re.sub(r"[^a-z]+", "", paragraph.lower())
-    return hash_share("passage", letters) < len(paragraph) / (PASSAGE_CHARS // 2)
+    """Decide by the paragraph's letters and digits alone, with a chance that grows with its length."""
+    characters = re.sub(r"[^a-z0-9]+", "", paragraph.lower())
+    return hash_share("passage", characters) < len(paragraph) / (PASSAGE_CHARS // 2)

@@ -40,8 +40,9 @@ def judge_text(text: str, params: FilterParams) -> tuple[str, str] | None:
         return "too_long", f"{len(text)} characters"
     words = _WORD.findall(text.lower())
     letters = sum(map(str.isalpha, text))
-    # Scripts without spaces count as one word per run of letters, so letters stand in for words there.
-    if len(words) < params.min_words and letters < 8 * params.min_words:
+    # In scripts without spaces a run of letters counts as one word, so their letters stand in for words.
+    wide = sum(character.isalpha() and not character.isascii() for character in text)
+    if len(words) + wide / 3 < params.min_words:
         return "too_few_words", f"{len(words)} words"
     visible = len("".join(text.split()))
     if letters < params.min_alphabetic * visible:

@@ -52,10 +52,11 @@ def read_hosted(locator: str, source: str, text_field: str = "", max_bytes: int 
 
     name, _, config = locator.removeprefix("hf:").partition("@")
     reader, size_bytes = RowReader(source, text_field), 0
+    shown = Path(name).name if Path(name).exists() else name  # no absolute path in a record
     try:
         rows: Iterator[Mapping[str, Any]] = iter(load_dataset(name, config or None, split="train", streaming=True))
         for number, row in enumerate(track(rows, f"reading {name}"), 1):
-            reader.add_row(f"{name}, row {number}", row, name)
+            reader.add_row(f"{shown}, row {number}", row, shown)
             size_bytes += sum(len(value.encode()) for value in row.values() if isinstance(value, str))
             if size_bytes >= max_bytes:
                 break

@@ -1,0 +1,164 @@
+"""Normal form, placeholders, filters, duplicates and the split."""
+
+import random
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llm.config import ConfigError
+from llm.data.dedup import NearDuplicateParams, find_exact, find_near, shingle
+from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
+from llm.data.normalise import normalise_text
+from llm.data.pii import replace_pii
+from llm.data.schema import Document, hash_share
+from llm.data.split import assign_splits, choose_surplus, find_seen
+
+
+@pytest.mark.parametrize(
+    "raw, clean",
+    [
+        ("cafe\u0301", "café"),
+        ("a\r\nb\rc\u2028d\x0ce", "a\nb\nc\nd\ne"),
+        ("zero\u200bwidth\ufeff and\u00ad soft", "zerowidth and soft"),
+        ("bell\x07 nul\x00 escape\x1b", "bell nul escape"),
+        ("no\u00a0break", "no break"),
+        ("left\u202eright", "leftright"),
+        ("a  \n\n\n\n b\t\n", "a\n\n b"),
+        ("\U0001f468\u200d\U0001f469 می\u200cروم", "\U0001f468\u200d\U0001f469 می\u200cروم"),
+        ("tab\tstays", "tab\tstays"),
+    ],
+)
+def test_normal_form(raw: str, clean: str) -> None:
+    assert normalise_text(raw) == clean
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.characters(), max_size=60))
+def test_normal_form_is_stable_and_nfc(text: str) -> None:
+    once = normalise_text(text)
+    assert normalise_text(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+    assert "\r" not in once
+
+
+@pytest.mark.parametrize(
+    "text, replaced",
+    [
+        ("Mail a.b+c@mail.example.co.uk, or 'joe@ex.com'.", "Mail <EMAIL>, or '<EMAIL>'."),
+        ("o'brien@ex.ie müller@bücher.example", "<EMAIL> <EMAIL>"),
+        ("see 10.0.0.1:80, 192.168.0.0/16.", "see <IP>:80, <IP>/16."),
+        ("2001:db8::1 fe80::1ff:fe23:4567:890a ::ffff:10.1.2.3", "<IP> <IP> <IP>"),
+        ("1:2:3:4:5:6:7:8", "<IP>"),
+        ("user@host @decorator x[::2] std::add 12:30:45 300.1.1.1 1.2.3.4.5", None),
+        ("section 3.4.1.1, §4.2.3.1, version 1.2.3.4", None),
+    ],
+)
+def test_placeholders(text: str, replaced: str | None) -> None:
+    assert replace_pii(text)[0] == (text if replaced is None else replaced)
+
+
+def test_placeholders_are_counted() -> None:
+    assert replace_pii("a@b.org, c@d.org at 8.8.8.8")[1:] == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("Grain is ground between two stones that a wheel of the mill turns.", None),
+        (
+            "磨坊把谷物磨成面粉。水轮转动石磨，磨石碾碎谷物，面粉落入袋中。人们等待着新鲜的面粉，然后回家做面包给孩子们吃。",
+            None,
+        ),
+        ("short", "too_short"),
+        ("x " * 60_000, "too_long"),
+        ("one two supercalifragilisticexpialidocious three", "too_few_words"),
+        ("0123 4567 8901 2345 6789 0123 4567 8901 2345 6789 ab", "few_letters"),
+        ("aGVsbG8gd29ybGQ" * 10 + " " + " ".join(["QmFzZTY0" * 8] * 6), "long_words"),
+        ("buffalo " * 30, "same_word"),
+        ("\n".join(["The same line again and again here."] * 3 + ["Another line."] * 2), "repeated_lines"),
+    ],
+)
+def test_filters(text: str, reason: str | None) -> None:
+    verdict = judge_text(text, FilterParams())
+    assert (verdict[0] if verdict else None) == reason
+
+
+def test_repeated_lines_by_hand() -> None:
+    assert measure_repeated_lines("aaaa\nbbbb\naaaa\ncccc") == 4 / 16
+    assert measure_repeated_lines("aaaa\naaaa\naaaa") == 0.0  # fewer than four lines say nothing
+
+
+def test_exact_duplicates_ignore_case_and_punctuation() -> None:
+    assert find_exact(["Hello, mill!", "other", "hello mill", "", "...", ""]) == [None, None, 0, None, None, 3]
+
+
+def jaccard(one: str, other: str) -> float:
+    a, b = set(shingle(one, 3)), set(shingle(other, 3))
+    return len(a & b) / len(a | b)
+
+
+def test_near_duplicates_against_the_exact_similarity() -> None:
+    """Every pair is judged as its exact Jaccard similarity says, outside of the estimate's own error."""
+    generator = random.Random(3)
+    words = [f"word{i}" for i in range(3000)]
+    texts = []
+    for changes in (0, 1, 2, 4, 12, 30, 60):
+        base = generator.choices(words, k=120)
+        copy = list(base)
+        for place in generator.sample(range(120), changes):
+            copy[place] = generator.choice(words)
+        texts += [" ".join(base), " ".join(copy)]
+    params = NearDuplicateParams()
+    found = find_near(texts, params)
+    for i in range(0, len(texts), 2):
+        exact = jaccard(texts[i], texts[i + 1])
+        if exact > params.threshold + 0.12:
+            assert found[i + 1] is not None
+            assert found[i + 1][0] == i
+            assert found[i + 1][1] == pytest.approx(exact, abs=0.12)  # three deviations at 128 hashes
+        if exact < params.threshold - 0.12:
+            assert found[i + 1] is None
+    assert [one for one in found[::2] if one] == []
+
+
+def test_each_reject_is_like_a_kept_text() -> None:
+    base = " ".join(f"word{i}" for i in range(200))
+    found = find_near(
+        [base, base + " end", base + " end of it", "quite another text, of its own"], NearDuplicateParams()
+    )
+    assert [one and one[0] for one in found] == [None, 0, 0, None]
+
+
+def test_more_bands_than_hashes_is_refused() -> None:
+    with pytest.raises(ValueError, match="bands"):
+        NearDuplicateParams(num_perm=16, bands=17)
+
+
+def test_the_split_is_by_hash_and_stays_when_groups_come() -> None:
+    groups = [f"package{i}" for i in range(400)]
+    splits = assign_splits(groups, 0.2)
+    assert 50 < sum(one == "val" for one in splits.values()) < 110
+    assert all((splits[g] == "val") == (hash_share("split", g) < 0.2) for g in groups)
+    more = assign_splits([*groups, "new"], 0.2)
+    assert {g: more[g] for g in groups} == splits
+
+
+def test_both_sides_hold_documents() -> None:
+    for holdout in (1e-9, 1 - 1e-9):
+        splits = assign_splits(["a", "b", "c"], holdout, ["a", "b"])
+        assert {splits["a"], splits["b"]} == {"train", "val"}
+    with pytest.raises(ConfigError, match="one single document"):
+        assign_splits(["a", "b"], 0.5, ["a"])
+
+
+def test_sentences_seen_in_training() -> None:
+    texts = ["mills.turn()\n\nTurn the *wheel* once. Then stop."]
+    assert find_seen(texts, ["Turn the wheel once.", "Then", "Stop the wheel."]) == {"turn the wheel once"}
+
+
+def test_surplus_keeps_the_first() -> None:
+    documents = [Document(f"d{i}", "x" * size, "s", "", "", "{}", "g") for i, size in enumerate((90, 30, 10))]
+    assert choose_surplus(documents, 50) == {"d1", "d2"}
+    assert choose_surplus(documents, 100) == {"d1"}
