@@ -1,0 +1,67 @@
+"""The fallback engine: torch on the Hugging Face folder, where OpenVINO is missing. One row per request, in turns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llm.infer.sampler import choose_tokens, draw_uniforms
+from llm.model.folder import load_model
+from llm.model.transformer import KVCache
+from llm.serve.engine import Event, Sampling
+
+
+@dataclass
+class _Row:
+    tokens: list[int]  # not yet in the cache: the prompt, then the last token
+    sampling: Sampling
+    cache: KVCache
+    uniforms_T: Tensor
+    num_done: int = 0
+
+
+class TorchBackend:
+    """The model, and the cache of each running request."""
+
+    name = "torch"
+
+    def __init__(self, folder: Path):
+        self._model = load_model(folder).eval()
+        self._rows: dict[int, _Row] = {}
+
+    def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
+        """Start a request; its seed gives the text that llm.infer.generate gives for the same seed."""
+        cache = self._model.new_cache(1, len(ids) + sampling.max_tokens)
+        uniforms = draw_uniforms([(sampling.seed % 2**64, 0)], sampling.max_tokens)
+        self._rows[request] = _Row(list(ids), sampling, cache, uniforms[0])
+
+    def step(self) -> list[tuple[int, Event]]:
+        """Advance every request by one token."""
+        return [(request, self._advance(request, row)) for request, row in list(self._rows.items())]
+
+    def cancel(self, request: int) -> None:
+        """Drop a request and its cache."""
+        self._rows.pop(request, None)
+
+    @torch.inference_mode()
+    def _advance(self, request: int, row: _Row) -> Event:
+        hidden_BTD = self._model(torch.tensor([row.tokens]), row.cache)
+        logits_BV = self._model.unembed(hidden_BTD[:, -1])
+        sampling = row.sampling
+        uniform_B = row.uniforms_T[row.num_done : row.num_done + 1]
+        chosen = choose_tokens(
+            logits_BV,
+            uniform_B,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+        )
+        row.tokens, row.num_done = [int(chosen)], row.num_done + 1
+        if row.tokens[0] in sampling.stop_ids:
+            self.cancel(request)
+            return Event(row.tokens, "stop")
+        if row.num_done == sampling.max_tokens:
+            self.cancel(request)
+            return Event(row.tokens, "length")
+        return Event(row.tokens)

@@ -1,0 +1,129 @@
+"""A tiny random release, and one real server over it for all tests."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+import torch
+
+from llm.data.tokenizer import Tokenizer, train_tokenizer
+from llm.export.gguf import write_gguf
+from llm.export.verify import write_sums
+from llm.model.config import ModelConfig
+from llm.model.folder import save_model
+from llm.model.transformer import Transformer, init_weights
+from llm.serve.release import Release
+
+ROOT = Path(__file__).resolve().parents[3]
+START_S = 60
+CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
+TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
+
+
+def write_release(folder: Path, passed: bool) -> None:
+    tokenizer = train_tokenizer([TEXT] * 20, 320)
+    config = ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=64,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_size=32,
+        mlp_size=128,
+        context=CONTEXT,
+        tie_embeddings=False,
+    )
+    model = Transformer(config)
+    init_weights(model, seed=1)
+    # A token with a zero row has logit 0: never the greedy choice and rarely a sampled one. So it is with the end
+    # tokens, and with the bytes that would make most of the text invalid UTF-8.
+    rare = [i for i, piece in enumerate(tokenizer.token_bytes()) if not piece or max(piece) >= 0x80]
+    assert model.head is not None
+    with torch.no_grad():
+        model.head.weight.mul_(4)
+        model.head.weight[rare] = 0
+    save_model(model, folder / "hf")
+    tokenizer.save(folder / "hf")
+    write_gguf(folder / "gguf" / "model-q8_0.gguf", model, tokenizer, "f16")
+    about = {
+        "release": "0123456789abcdef",
+        "gate": {"passed": passed, "checks": []},
+        "served": "gguf/model-q8_0.gguf",
+        "context": CONTEXT,
+        "model": "gristmill",
+    }
+    (folder / "release.json").write_text(json.dumps(about))
+    write_sums(folder)
+
+
+@pytest.fixture(scope="session")
+def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("release")
+    write_release(folder, passed=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def release(release_folder: Path) -> Release:
+    return Release.load(release_folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(release: Release) -> Tokenizer:
+    return release.tokenizer
+
+
+@pytest.fixture(scope="session")
+def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `python -m llm.serve`, running over the tiny release."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("bentoml")
+    environment = os.environ | {
+        "GRISTMILL_RELEASE": str(release_folder),
+        "BENTOML_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+    }
+    log = (home / "server.log").open("w+")
+    command = [sys.executable, "-m", "llm.serve", "--port", str(port)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_S
+        while not _is_ready(address):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the server did not start:\n{(home / 'server.log').read_text()[-4000:]}")
+            time.sleep(0.1)
+        yield address
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def client(server: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=30) as one:
+        yield one

@@ -1,0 +1,140 @@
+"""Both backends in process: they agree with llm.infer, repeat by seed, end, cancel and refuse."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from llm.infer.generate import generate
+from llm.model.folder import load_model
+from llm.serve.engine import Engine, Event, Sampling
+from llm.serve.openvino_backend import OpenVinoBackend
+from llm.serve.release import Release, load_backend
+from llm.serve.torch_backend import TorchBackend
+
+IDS = [5, 60, 70, 80, 90]
+
+
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def engine(request: pytest.FixtureRequest, release: Release) -> Iterator[Engine]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRISTMILL_ENGINE", request.param)
+        one = Engine(load_backend(release), release.tokenizer.vocab_size, release.context)
+    assert one.name == request.param
+    yield one
+    one.close()
+
+
+def run(engine: Engine, ids: list[int], **options: object) -> tuple[list[int], str | None]:
+    options = {"max_tokens": 40, "stop_ids": frozenset()} | options
+    events = list(engine.stream(ids, Sampling(**options)))  # type: ignore[arg-type]
+    assert [event.finish is None for event in events] == [True] * (len(events) - 1) + [False]
+    return [token for event in events for token in event.tokens], events[-1].finish
+
+
+def test_greedy_is_what_infer_generates(engine: Engine, release: Release) -> None:
+    model = load_model(release.folder / "hf")
+    with torch.no_grad():  # the GGUF file holds f16 matrices
+        for weight in model.parameters():
+            if weight.ndim == 2 and engine.name == "openvino":
+                weight.copy_(weight.half().float())
+    expected = generate(model, [IDS], max_new_tokens=40, temperature=0.0, stop_ids=())[0].tokens
+    assert run(engine, IDS, temperature=0.0) == (expected, "length")
+
+
+def test_torch_backend_samples_what_infer_samples(release: Release) -> None:
+    engine = Engine(TorchBackend(release.folder / "hf"), release.tokenizer.vocab_size, release.context)
+    model = load_model(release.folder / "hf")
+    options = {"temperature": 0.9, "top_p": 0.9, "top_k": 50}
+    expected = generate(model, [IDS], max_new_tokens=30, stop_ids=(), seed=[7], **options)[0].tokens
+    assert run(engine, IDS, max_tokens=30, seed=7, **options)[0] == expected
+    engine.close()
+
+
+def test_seed_repeats_and_another_differs(engine: Engine) -> None:
+    first, second, other = (run(engine, IDS, seed=seed)[0] for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+    assert run(engine, IDS, seed=-1)[0] == run(engine, IDS, seed=-1)[0]
+
+
+def test_stop_id_ends_and_is_the_last_token(engine: Engine) -> None:
+    tokens, _ = run(engine, IDS, seed=3)
+    stop = tokens[10]
+    cut = tokens[: tokens.index(stop) + 1]
+    assert run(engine, IDS, seed=3, stop_ids=frozenset([stop])) == (cut, "stop")
+
+
+def test_many_at_once_all_end(engine: Engine) -> None:
+    streams = [engine.stream(IDS, Sampling(30, frozenset(), seed=seed)) for seed in range(12)]
+    first = [next(stream) for stream in streams]
+    for stream, event in zip(streams, first, strict=True):
+        rest = list(stream)
+        assert sum(len(one.tokens) for one in [event, *rest]) == 30
+        assert rest[-1].finish == "length"
+
+
+def test_leaving_the_stream_cancels(release: Release) -> None:
+    seen: list[tuple[int, int]] = []
+    backend = OpenVinoBackend(release.served, release.context)
+    engine = Engine(backend, release.tokenizer.vocab_size, release.context, lambda *now: seen.append(now))
+    stream = engine.stream(IDS, Sampling(4000, frozenset(), temperature=0.0))
+    next(stream)
+    stream.close()
+    # Commands run in order: when this one has ended, the cancelled one is gone.
+    assert run(engine, IDS, max_tokens=2)[1] == "length"
+    assert sum(new for _, new in seen) < 2000
+    assert seen[-1][0] == 0
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "ids, options, message",
+    [
+        ([], {}, "no token"),
+        ([1, 100_000], {}, "100000 is outside"),
+        ([-1], {}, "-1 is outside"),
+        ([1] * 4094, {"max_tokens": 5}, "context"),
+        ([1], {"max_tokens": 0}, "context"),
+    ],
+)
+def test_engine_refuses(engine: Engine, ids: list[int], options: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(engine, ids, **options)
+
+
+class _Broken:
+    name = "broken"
+
+    def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
+        pass
+
+    def step(self) -> list[tuple[int, Event]]:
+        raise RuntimeError("out of memory")
+
+    def cancel(self, request: int) -> None:
+        pass
+
+
+def test_failing_backend_ends_requests_and_is_not_alive() -> None:
+    engine = Engine(_Broken(), vocab_size=10, context=10)
+    assert [event.finish for event in engine.stream([1], Sampling(2, frozenset()))] == ["error"]
+    engine.close()
+    assert not engine.alive
+    with pytest.raises(RuntimeError, match="stopped"):
+        engine.submit([1], Sampling(2, frozenset()), lambda event: None)
+
+
+def test_exact_mode_gives_the_same_text_alone_and_among_many(release: Release) -> None:
+    backend = OpenVinoBackend(release.served, release.context, exact=True)
+    engine = Engine(backend, release.tokenizer.vocab_size, release.context)
+    alone = run(engine, IDS, seed=5)[0]
+    streams = [engine.stream([*IDS, *extra], Sampling(40, frozenset(), seed=5)) for extra in ([], [7], [8, 9], [9])]
+    assert [token for event in streams[0] for token in event.tokens] == alone
+    engine.close()
+
+
+def test_unknown_engine_is_refused(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRISTMILL_ENGINE", "abacus")
+    with pytest.raises(ValueError, match="GRISTMILL_ENGINE='abacus'"):
+        load_backend(release)
