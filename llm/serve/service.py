@@ -1,0 +1,62 @@
+"""The BentoML service: one worker, one engine thread, the routes of llm.serve.app.
+
+BentoML adds /livez, /readyz and /metrics. `python -m llm.serve` starts it after a check that there is something to
+serve; `bentoml serve llm.serve.service:Gristmill` starts it plainly.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import bentoml
+
+from llm.serve.answers import let_turn
+from llm.serve.app import Served, create_app
+from llm.serve.engine import Engine
+from llm.serve.errors import ErrorBodies
+from llm.serve.release import Release, find_release, load_backend
+
+app = create_app()
+
+
+@bentoml.service(name="gristmill", workers=1, traffic={"timeout": 600})
+@bentoml.asgi_app(app)
+class Gristmill:
+    """An OpenAI-compatible server of one packaged release."""
+
+    def __init__(self) -> None:
+        release = Release.load(find_release())
+        # BentoML makes this object on the event loop that will run the routes.
+        pause = let_turn(asyncio.get_running_loop())
+        engine = Engine(
+            load_backend(release), release.tokenizer.vocab_size, release.context, _count_into_prometheus(), pause
+        )
+        self.served = Served(release, engine)
+        app.state.served = self.served
+
+    def __is_alive__(self) -> bool:
+        return self.served.engine.alive
+
+    def __is_ready__(self) -> bool:
+        return self.served.engine.alive
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """Stop the engine's thread."""
+        self.served.engine.close()
+
+
+Gristmill.add_asgi_middleware(ErrorBodies)  # type: ignore[attr-defined]
+
+
+def _count_into_prometheus() -> Callable[[int, int], None]:
+    # Imported here, because BentoML sets the folder of its multiprocess mode after it has imported the service.
+    from prometheus_client import Counter, Gauge
+
+    running = Gauge("gristmill_requests_running", "Requests in the engine", multiprocess_mode="livesum")
+    tokens = Counter("gristmill_generated_tokens", "Tokens generated, those of cancelled requests included")
+
+    def observe(num_running: int, new_tokens: int) -> None:
+        running.set(num_running)
+        tokens.inc(new_tokens)
+
+    return observe
