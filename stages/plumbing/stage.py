@@ -215,7 +215,9 @@ def _write_reports(paths: Paths, metrics: dict[str, Any], seconds: float) -> Non
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         **paths.cost,
     }
-    write_json(Path("reports") / f"{name}.json", {"stage": name, "metrics": metrics})
+    report = Path("reports") / f"{name}.json"
+    write_json(report, {"stage": name, "metrics": metrics})
+    cost["report_digest"] = hashlib.blake2b(report.read_bytes(), digest_size=8).hexdigest()  # they belong together
     write_json(Path("reports/runs") / f"{name}.json", cost)
 
 

@@ -41,7 +41,7 @@ ALLOWED = {
 HOMES = {
     "ray": {"llm/train/ray_launcher.py"},
     "deepspeed": {"llm/train/ray_launcher.py"},
-    "mlflow": {"stages/plumbing/mirror.py"},
+    "mlflow": {"stages/plumbing/tracking.py"},
     "great_expectations": {"stages/validate.py"},
     "prefect": {"flows/"},
     "bentoml": {"llm/serve/"},
