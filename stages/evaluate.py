@@ -51,12 +51,12 @@ class CostBounds(BaseParams):
 
 
 class Params(StageParams):
-    stride: float = Field(0.5, gt=0, le=1, description="share of a window that is scored anew in bits per byte")
-    batch_size: int = Field(16, ge=1, le=4096, description="windows per batch; changes the order of sums")
+    stride: float = Field(0.75, gt=0, le=1, description="share of a window that is scored anew in bits per byte")
+    batch_size: int = Field(8, ge=1, le=4096, description="windows per batch; changes the order of sums")
     baseline_bytes: int = Field(
         256_000_000, ge=10_000, description="most training bytes the baselines read; the report says if more were"
     )
-    questions: int = Field(480, ge=4, le=100_000, description="most held-out multiple-choice questions")
+    questions: int = Field(400, ge=4, le=100_000, description="most held-out multiple-choice questions")
     prompts: int = Field(256, ge=2, le=100_000, description="most held-out prompts for reward and KL")
     max_new_tokens: int = Field(48, ge=1, le=8192, description="longest answer")
     kl_bound: float = Field(8.0, gt=0, description="bound on KL(policy || sft), nats per answer; as in rlhf")

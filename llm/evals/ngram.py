@@ -101,7 +101,9 @@ class Windows:
         first_G = np.flatnonzero(begins_W)
         id_W = np.empty(len(begins_W), dtype=np.int32)
         id_W[self.start_W] = np.cumsum(begins_W, dtype=np.int32) - 1
-        return Grams(length, first_G, id_W, np.flatnonzero(self.shared_W[first_G] < length - 1))
+        begins_G = self.shared_W[first_G] < length - 1
+        context_G = np.cumsum(begins_G, dtype=np.int32) - 1
+        return Grams(length, first_G, id_W, context_G, np.flatnonzero(begins_G))
 
     def count(self, grams: "Grams", train_stop: int) -> npt.NDArray[np.int32]:
         """How often each n-gram ends within the first `train_stop` bytes."""
@@ -115,12 +117,13 @@ class Grams:
     """The n-grams of one length, numbered in sorted order, so that those of one context are neighbours.
 
     first_G: the first sorted window of each.  id_W: the n-gram's number by where a window starts.
-    context_first_C: the number of the first n-gram of each context.
+    context_G: the number of its context.  context_first_C: the first n-gram of each context.
     """
 
     length: int
     first_G: npt.NDArray[np.int64]
     id_W: Ints
+    context_G: Ints
     context_first_C: npt.NDArray[np.int64]
 
     def of_bytes(self, start: int, stop: int) -> Ints:
@@ -163,7 +166,7 @@ def interpolate(grams: Grams, count_G: Ints, span: Span, lower_N: Floats) -> Flo
     total_C = np.add.reduceat(count_G, grams.context_first_C, dtype=np.int64)
     given_C = np.add.reduceat(taken_G, grams.context_first_C)
     gram_N = grams.of_bytes(span.start, span.stop)
-    context_N = np.searchsorted(grams.context_first_C, gram_N, side="right") - 1
+    context_N = grams.context_G[gram_N]
     kept_N = count_G[gram_N] - taken_G[gram_N]
     total_N = total_C[context_N]
     mixed_N = (kept_N + given_C[context_N] * lower_N) / np.maximum(total_N, 1)
