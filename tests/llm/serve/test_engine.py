@@ -138,3 +138,15 @@ def test_unknown_engine_is_refused(release: Release, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("GRISTMILL_ENGINE", "abacus")
     with pytest.raises(ValueError, match="GRISTMILL_ENGINE='abacus'"):
         load_backend(release)
+
+
+def test_without_openvino_torch_serves_and_says_so(
+    release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delenv("GRISTMILL_ENGINE", raising=False)
+    assert load_backend(release).name == "torch"
+    assert "openvino_genai is not installed" in caplog.text
+    monkeypatch.setenv("GRISTMILL_ENGINE", "openvino")
+    with pytest.raises(ValueError, match="use GRISTMILL_ENGINE=torch"):
+        load_backend(release)
