@@ -4,6 +4,7 @@ A Great Expectations checkpoint per table; a failed expectation stops the DAG. T
 figures and bounds only; Data Docs (reports/validation/, with dates) are written whether or not all pass.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["documents", "conversations", "preferences", "questions"]
 Share = Annotated[float, Field(ge=0, le=1)]
+log = logging.getLogger(__name__)
 DOCS = Path("reports/validation")
 NUM_EXAMPLES = 3
 # The forms that clean replaces, and no wider: an independent search for what its own pattern may have missed.
@@ -108,6 +110,7 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
     if failed:
         lines = "\n  ".join(one.explain() for one in failed)
         raise ValidationFailed(f"{len(failed)} of {len(findings)} expectations failed; see {DOCS}\n  {lines}")
+    log.info("%d expectations passed | data docs in %s", len(findings), DOCS)
     return metrics
 
 
@@ -183,6 +186,7 @@ def check_ledger(params: Params, rejects: pd.DataFrame) -> list[Check]:
 def run_checks(tables: dict[str, pd.DataFrame], checks: Sequence[Check]) -> list[Finding]:
     """Run one checkpoint per table, write Data Docs, and return a finding per check, in order."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of each internal step
     import great_expectations as gx  # 5 s: not at the top, where whoever reads Params would pay for it
 
     context = gx.get_context(mode="file", project_root_dir=DOCS)
