@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from gguf import GGUFReader
 from pydantic import Field
 
-from llm.config import StageParams
+from llm.config import StageParams, require
 from llm.data.tokenizer import Tokenizer
 from llm.export.gguf import write_gguf
 from llm.export.openvino import OpenVinoScorer
@@ -70,9 +71,8 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
 
 def quantize(model: Transformer, tokenizer: Tokenizer, clean: Path, params: Params) -> dict[str, Mapping[str, Packed]]:
     """Return the packed matrices of each file, by Hugging Face name."""
-    texts = tokenizer.encode_batch(read_texts(clean, "train", params.calibration))
-    limit = min(params.window_tokens, model.config.context)
-    moments = collect_moments(model, [[tokenizer.eos_id, *ids][:limit] for ids in texts])
+    texts = read_texts(clean, "train", params.calibration)
+    moments = collect_moments(model, draw_windows(texts, tokenizer, min(params.window_tokens, model.config.context)))
     matrices = {name: tensor.numpy() for name, tensor in to_hf_state(model).items() if tensor.ndim == 2}
     q8_0 = {name: pack_q8_0(weight) for name, weight in matrices.items()}
     rounded = {name: pack_q4_0(*round_q4_0(weight)) for name, weight in matrices.items()}
@@ -82,6 +82,14 @@ def quantize(model: Transformer, tokenizer: Tokenizer, clean: Path, params: Para
     }
     kept = {name: q8_0[name] for name in (EMBEDDING, "lm_head.weight") if name in q8_0 and params.embedding == "q8_0"}
     return {"q8_0": q8_0, "q4_0": {**compensated, **kept}, "q4_0_rtn": {**rounded, **kept}}
+
+
+def draw_windows(texts: list[str], tokenizer: Tokenizer, width: int) -> torch.Tensor:
+    """Return the documents as one stream, as in training, cut into rows; the remainder is left out."""
+    stream = [token for ids in tokenizer.encode_batch(texts) for token in (tokenizer.eos_id, *ids)]
+    require(bool(stream), "data/clean holds no training text to calibrate on")
+    width = min(width, len(stream))
+    return torch.tensor(stream[: len(stream) // width * width]).view(-1, width)
 
 
 def draw_held_out(clean: Path, tokenizer: Tokenizer, context: int, params: Params) -> Sample:

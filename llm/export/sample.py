@@ -8,19 +8,21 @@ one step at a time: free-running text diverges after the first near-tie and says
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pyarrow.parquet as pq
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from llm.config import require
 from llm.data.tokenizer import Tokenizer
 from llm.model.transformer import Transformer
 
 Item = TypeVar("Item")
+BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,6 @@ class Sample:
     def prefixes(self) -> list[list[int]]:
         """Return the token ids before each position, in an order in which neighbours share their start."""
         return [self.windows[window][:length] for window, length in self.positions]
-
-    def subset(self, num_positions: int) -> Sample:
-        """Return the same windows with at most so many positions, spread evenly."""
-        return Sample(self.windows, self.num_bytes, spread(self.positions, num_positions))
 
 
 def read_texts(clean: Path, split: str, limit: int) -> list[str]:
@@ -104,25 +102,19 @@ def agreement(tokens: Sequence[int], reference: Sequence[int]) -> float:
 def score_torch(model: Transformer, sample: Sample) -> tuple[list[list[float]], list[int]]:
     """Return the original's log-probabilities of each window's tokens and its greedy token at each position.
 
-    Windows go through one at a time: no padding, so no mask can be wrong.
+    Windows are padded on the right: under a causal mask no token sees the padding.
     """
-    logprobs: list[list[float]] = []
-    greedy: list[list[int]] = []
-    for window in sample.windows:
-        tokens_BT = torch.tensor([window])
-        logits_TV = model.unembed(model(tokens_BT))[0]
-        log_p_TV = logits_TV[:-1].log_softmax(dim=-1)
-        logprobs.append(log_p_TV.gather(1, tokens_BT[0, 1:, None])[:, 0].tolist())
-        greedy.append(logits_TV.argmax(dim=-1).tolist())
+    logprobs: list[list[float]] = [[] for _ in sample.windows]
+    greedy: list[list[int]] = [[] for _ in sample.windows]
+    order = sorted(range(len(sample.windows)), key=lambda i: len(sample.windows[i]))
+    for first in range(0, len(order), BATCH):
+        rows = order[first : first + BATCH]
+        windows = [torch.tensor(sample.windows[i]) for i in rows]
+        tokens_BT = pad_sequence(windows, batch_first=True)
+        logits_BTV = model.unembed(model(tokens_BT))
+        log_p_BT = logits_BTV[:, :-1].log_softmax(dim=-1).gather(2, tokens_BT[:, 1:, None])[:, :, 0]
+        greedy_BT = logits_BTV.argmax(dim=-1)
+        for i, row_T, best_T in zip(rows, log_p_BT.tolist(), greedy_BT.tolist(), strict=True):
+            logprobs[i] = row_T[: len(sample.windows[i]) - 1]
+            greedy[i] = best_T
     return logprobs, [greedy[window][length - 1] for window, length in sample.positions]
-
-
-def measure(
-    score: Callable[[Sequence[Sequence[int]]], list[list[float]]],
-    next_tokens: Callable[[Sequence[Sequence[int]]], list[int]],
-    sample: Sample,
-    reference: Sequence[int],
-) -> tuple[float, float]:
-    """Return an engine's bits per byte and agreement on the sample."""
-    bits = bits_per_byte(score(sample.windows), sample.num_bytes)
-    return bits, agreement(next_tokens(sample.prefixes), reference)

@@ -2,18 +2,19 @@
 
 For a matrix W with inputs x the squared output error of a rounded W' is  tr((W - W') H (W - W')^T),
 H = E[x x^T]. So H says which rounding errors matter, and its diagonal how much each column matters.
-Shapes: I inputs of a matrix.
+Shapes: I inputs of a matrix, N windows, B of them at a time, T tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from llm.model.transformer import Transformer
+
+BATCH = 8
 
 # Matrices of a Hugging Face layer that share one of our modules' inputs (ours are fused).
 SHARED_INPUTS = {
@@ -25,17 +26,19 @@ SHARED_INPUTS = {
 
 
 @torch.inference_mode()
-def collect_moments(model: Transformer, windows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+def collect_moments(model: Transformer, windows_NT: Tensor) -> dict[str, Tensor]:
     """Return H = E[x x^T] [I, I], fp64, for each matrix, by its Hugging Face name.
+
+    Args: windows_NT: token ids of equally long stretches of training text.
 
     The embedding gets the moments of the final hidden states: where it is tied, its rows are the unembedding.
     """
+    assert windows_NT.numel() > 0, "calibration needs at least one window"
     sums: dict[str, Tensor] = {}
-    num_tokens = 0
 
     def add(module_name: str, x: Tensor) -> None:
         x_NI = x.reshape(-1, x.shape[-1])
-        # fp32 within a window, fp64 over windows: fp64 products throughout took five times as long.
+        # fp32 within a batch, fp64 over batches: fp64 products throughout took five times as long.
         sums[module_name] = sums.get(module_name, torch.zeros(())) + (x_NI.T @ x_NI).double()
 
     with ExitStack() as stack:
@@ -43,11 +46,9 @@ def collect_moments(model: Transformer, windows: Sequence[Sequence[int]]) -> dic
             if isinstance(module, nn.Linear) and name != "head":
                 handle = module.register_forward_pre_hook(lambda _m, args, name=name: add(name, args[0]))
                 stack.callback(handle.remove)
-        for window in windows:
-            add("final", model(torch.tensor([list(window)])))
-            num_tokens += len(window)
-    assert num_tokens > 0, "calibration needs at least one window"
-    return _by_hf_name({name: total / num_tokens for name, total in sums.items()}, model)
+        for windows_BT in windows_NT.split(BATCH):
+            add("final", model(windows_BT))
+    return _by_hf_name({name: total / windows_NT.numel() for name, total in sums.items()}, model)
 
 
 def _by_hf_name(moments: dict[str, Tensor], model: Transformer) -> dict[str, Tensor]:

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llm.quant.blocks import BLOCK, Floats
+from llm.quant.blocks import BLOCK, Floats, invert
 from llm.quant.search import search_q4_0
+
+Doubles = npt.NDArray[np.float64]
 
 # Share of the mean diagonal added to H: directions that calibration hardly saw would else be trusted.
 DAMPING = 0.01
@@ -36,14 +38,14 @@ def compensate_q4_0(
     """
     if moment_II.shape != (weight_OI.shape[1], weight_OI.shape[1]):
         raise ValueError(f"moments {tuple(moment_II.shape)} do not fit a matrix {weight_OI.shape}")
-    factor_II = _inverse_factor(moment_II, damping)
+    factor_II = _inverse_factor(moment_II, damping).numpy()
     importance_I = moment_II.diagonal().float().numpy()
-    rest_OI = torch.from_numpy(weight_OI).double()
+    rest_OI = weight_OI.astype(np.float64)
     scales: list[Floats] = []
     codes: list[npt.NDArray[np.uint8]] = []
     for start in range(0, weight_OI.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
-        scale, _ = search_q4_0(rest_OI[:, block].float().numpy(), importance_I[block])
+        scale, _ = search_q4_0(rest_OI[:, block].astype(np.float32), importance_I[block])
         block_codes, error_OB = _round_columns(rest_OI[:, block], factor_II[block, block], scale[:, 0, 0])
         rest_OI[:, block.stop :] -= error_OB @ factor_II[block, block.stop :]
         scales.append(scale)
@@ -60,18 +62,19 @@ def _inverse_factor(moment_II: Tensor, damping: float) -> Tensor:
     return factor
 
 
-def _round_columns(block_OB: Tensor, factor_BB: Tensor, scale_O: Floats) -> tuple[npt.NDArray[np.uint8], Tensor]:
-    """Round the 32 columns of a block in turn; return codes [O, B] and scaled errors [O, B]."""
-    scale = torch.from_numpy(scale_O).double()
-    inverse = torch.where(scale == 0, 0.0, 1.0 / scale)
-    work_OB = block_OB.clone()
-    codes_OB = torch.empty(work_OB.shape, dtype=torch.uint8)
-    error_OB = torch.empty_like(work_OB)
+def _round_columns(block_OB: Doubles, factor_BB: Doubles, scale_O: Floats) -> tuple[npt.NDArray[np.uint8], Doubles]:
+    """Round the 32 columns of a block in turn; return codes [O, B] and scaled errors [O, B].
+
+    Columns are rows in here, so that each lies in one piece; numpy, because threads only cost at this size.
+    """
+    work_BO = np.ascontiguousarray(block_OB.T)
+    codes_BO = np.empty(work_BO.shape, dtype=np.uint8)
+    error_BO = np.empty_like(work_BO)
+    scale = scale_O.astype(np.float64)
+    inverse = invert(scale_O).astype(np.float64)
     for i in range(BLOCK):
-        column = work_OB[:, i]
-        code = torch.floor(column * inverse + 8.5).clamp(0, 15)
-        error = (column - scale * (code - 8)) / factor_BB[i, i]
-        work_OB[:, i + 1 :] -= error[:, None] * factor_BB[i, i + 1 :]
-        codes_OB[:, i] = code.to(torch.uint8)
-        error_OB[:, i] = error
-    return codes_OB.numpy(), error_OB
+        code = np.floor(work_BO[i] * inverse + 8.5).clip(0, 15)
+        error_BO[i] = (work_BO[i] - scale * (code - 8)) / factor_BB[i, i]
+        work_BO[i + 1 :] -= factor_BB[i, i + 1 :, None] * error_BO[i]
+        codes_BO[i] = code
+    return np.ascontiguousarray(codes_BO.T), np.ascontiguousarray(error_BO.T)
