@@ -49,7 +49,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
             f"{params.max_len_tokens} tokens, too few for two reward models: raise it or add preference data",
         )
         model = RewardModel(load_model(paths.deps["models/sft"]))
-        batches = plan_batches(mine, params.steps, params.batch_pairs, params.principle_share, params.base.seed + half)
+        batches = plan_batches(mine, params.steps, params.batch_pairs, params.shares, params.base.seed + half)
         trace = train_reward_model(model, batches, params, params.base.torch_dtype)
         model.save(out)
         tokenizer.save(out)

@@ -67,19 +67,24 @@ def tokenize_pairs(tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], max_
 
 
 def plan_batches(
-    pairs: Sequence[Pair], steps: int, batch_pairs: int, principle_share: float, seed: int
+    pairs: Sequence[Pair], steps: int, batch_pairs: int, shares: Mapping[str, float], seed: int
 ) -> list[list[Pair]]:
     """Return the pairs of every step; those of similar length share a batch, to save padding.
 
-    Principle pairs are few: they make up `principle_share` of all, repeated as often as that takes, and the
-    rest goes through the other pairs.  Each pool is seen once in hash order before any of it is seen again.
+    Args:    shares: weight of each kind of pair; a kind that it does not name has weight 1, one that the data
+             lacks none.  Each kind is gone through in hash order before any of it is met again.
     """
-    principle = [pair for pair in pairs if pair.principle is not None]
-    other = [pair for pair in pairs if pair.principle is None]
+    pools: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        pools.setdefault(pair.kind, []).append(pair)
     total = steps * batch_pairs
-    num_principle = 0 if not principle else total if not other else round(total * principle_share)
-    plan = _cycle(principle, num_principle, seed) + _cycle(other, total - num_principle, seed)
+    weights = {kind: shares.get(kind, 1.0) for kind in sorted(pools)}
     rng = np.random.default_rng(seed)
+    plan: list[Pair] = []
+    done, scale = 0.0, total / sum(weights.values())
+    for kind, weight in weights.items():
+        done += weight * scale
+        plan += _cycle(pools[kind], round(done) - len(plan), seed)
     plan = [plan[i] for i in rng.permutation(total)]
     batches: list[list[Pair]] = []
     window = 8 * batch_pairs

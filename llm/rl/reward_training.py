@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from llm.config import BaseParams
@@ -31,7 +31,10 @@ class RewardConfig(BaseParams):
     batch_pairs: int = Field(16, ge=1, le=1 << 14, description="pairs per step")
     lr: float = Field(3e-4, gt=0, le=0.1, description="peak learning rate (AdamW), trunk and heads")
     cost_weight: float = Field(0.5, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
-    principle_share: float = Field(0.25, ge=0, le=1, description="share of the pairs that are about a principle")
+    shares: dict[str, PositiveFloat] = Field(
+        {"sibling": 3.0, "invented": 3.0, "truncated": 1.0, "principle": 2.0},
+        description="weight of each kind of pair; truncated ones are learned soonest, principles are few and repeated",
+    )
     log_every: int = Field(5, ge=1, description="steps between points of the learning curve")
 
 

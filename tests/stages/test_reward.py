@@ -20,7 +20,13 @@ from stages.plumbing.stage import Paths
 NOUNS = ("list", "array", "file", "index", "table", "value", "socket", "thread", "string", "number")
 VERBS = ("sorts", "drops", "keeps", "opens", "counts", "joins")
 PARAMS = reward.Params(
-    base=Base(seed=1, threads=1, dtype="fp32"), steps=40, batch_pairs=8, lr=5e-3, held_out_pairs=30, max_len_tokens=120
+    base=Base(seed=1, threads=1, dtype="fp32"),
+    steps=40,
+    batch_pairs=8,
+    lr=5e-3,
+    shares={},
+    held_out_pairs=30,
+    max_len_tokens=120,
 )
 
 

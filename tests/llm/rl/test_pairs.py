@@ -8,6 +8,7 @@ from llm.data.tokenizer import train_tokenizer
 from llm.rl.pairs import plan_batches, read_split, tokenize_pairs
 from llm.rl.prompts import plan_prompts, read_prompts
 
+SHARES = {"sibling": 3.0, "principle": 1.0, "absent": 5.0}
 WORDS = "what does the function of this module do it returns a list and reads one file"
 
 
@@ -70,18 +71,18 @@ def test_halves_never_share_a_prompt(tokenizer):
 def test_plan_has_the_asked_shape_and_share(tokenizer):
     rows = make_rows(100) + make_rows(10, "justice")
     pairs = tokenize_pairs(tokenizer, as_dicts(rows), 500)
-    batches = plan_batches(pairs, steps=10, batch_pairs=8, principle_share=0.25, seed=1)
+    batches = plan_batches(pairs, steps=10, batch_pairs=8, shares=SHARES, seed=1)
     assert [len(batch) for batch in batches] == [8] * 10
     flat = [pair for batch in batches for pair in batch]
     assert sum(pair.principle is not None for pair in flat) == 20
     # Ten principle pairs fill twenty places: each twice.  Sixty of a hundred others: none twice.
     assert len({pair.id for pair in flat}) == 70
-    assert batches == plan_batches(pairs, 10, 8, 0.25, seed=1) != plan_batches(pairs, 10, 8, 0.25, seed=2)
+    assert batches == plan_batches(pairs, 10, 8, SHARES, seed=1) != plan_batches(pairs, 10, 8, SHARES, seed=2)
 
 
 def test_batches_hold_pairs_of_similar_length(tokenizer):
     pairs = tokenize_pairs(tokenizer, as_dicts(make_rows(64)), 500)
-    batches = plan_batches(pairs, steps=8, batch_pairs=8, principle_share=0.0, seed=0)
+    batches = plan_batches(pairs, steps=8, batch_pairs=8, shares={}, seed=0)
     spread = [max(p.length for p in batch) - min(p.length for p in batch) for batch in batches]
     whole = max(p.length for p in pairs) - min(p.length for p in pairs)
     assert sum(spread) / len(spread) < whole / 2
@@ -89,9 +90,9 @@ def test_batches_hold_pairs_of_similar_length(tokenizer):
 
 def test_plan_without_one_of_the_pools(tokenizer):
     only = tokenize_pairs(tokenizer, as_dicts(make_rows(5, "justice")), 500)
-    assert all(pair.principle for batch in plan_batches(only, 2, 4, 0.25, 0) for pair in batch)
+    assert all(pair.principle for batch in plan_batches(only, 2, 4, SHARES, 0) for pair in batch)
     others = tokenize_pairs(tokenizer, as_dicts(make_rows(5)), 500)
-    assert len(plan_batches(others, 2, 4, 0.25, 0)) == 2
+    assert len(plan_batches(others, 2, 4, SHARES, 0)) == 2
 
 
 def test_missing_file_is_explained(tmp_path):

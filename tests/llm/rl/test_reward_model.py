@@ -12,6 +12,7 @@ from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
 from llm.rl.reward_training import RewardConfig, compute_loss, train_reward_model
 
 VOCAB, END = 260, 1
+SHARES = {"made": 3.0, "principle": 1.0}
 CONFIG = RewardConfig(steps=40, batch_pairs=16, lr=3e-3)
 
 
@@ -31,12 +32,13 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
     def draw(n: int) -> list[int]:
         return torch.randint(2, VOCAB, (n,), generator=generator).tolist()
 
+    kind = "principle" if principle else "made"
     pairs = []
     for i in range(count):
         prompt = draw(3)
         lengths = torch.randint(2, 7, (2,), generator=generator).tolist()
         good = (prompt * 3)[: lengths[0]]
-        pairs.append(Pair(f"{seed}-{i}", "made", principle, prompt, [*good, END], [*draw(lengths[1]), END], 0.0, 0))
+        pairs.append(Pair(f"{seed}-{i}", kind, principle, prompt, [*good, END], [*draw(lengths[1]), END], 0.0, 0))
     return pairs
 
 
@@ -44,7 +46,7 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
 def trained() -> tuple[RewardModel, list[dict[str, float]]]:
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    return model, train_reward_model(model, plan_batches(pairs, 40, 16, 0.25, 0), CONFIG, torch.float32)
+    return model, train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, torch.float32)
 
 
 def rewards(model: RewardModel, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +115,7 @@ def test_missing_head_is_named(trained, tmp_path):
 def test_same_batches_same_bytes(trained):
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    trace = train_reward_model(model, plan_batches(pairs, 40, 16, 0.25, 0), CONFIG, torch.float32)
+    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, torch.float32)
     assert trace == trained[1]
     for ours, theirs in zip(model.parameters(), trained[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
