@@ -37,7 +37,9 @@ class Prompt:
 
 def prepare_chat(body: ChatRequest, release: Release) -> Prompt:
     """Return the prompt of a chat request. Raises ApiError when it leaves no room."""
-    ids = release.encode_chat([message.as_turn() for message in body.messages])
+    turns = [message.as_turn() for message in body.messages]
+    _require_readable(sum(len(turn["content"]) for turn in turns), release, "messages")
+    ids = release.encode_chat(turns)
     return _fit(ids, body, release, body.max_tokens or body.max_completion_tokens or release.context, "messages")
 
 
@@ -45,6 +47,8 @@ def prepare_completion(body: CompletionRequest, release: Release) -> list[Prompt
     """Return the prompts of a completion request. Raises ApiError when one is wrong or leaves no room."""
     prompts = []
     for prompt in body.prompt:
+        if isinstance(prompt, str):
+            _require_readable(len(prompt), release, "prompt")
         ids = release.encode_text(prompt) if isinstance(prompt, str) else prompt
         wrong = [i for i in ids if not 0 <= i < release.tokenizer.vocab_size]
         if wrong:
@@ -53,6 +57,17 @@ def prepare_completion(body: CompletionRequest, release: Release) -> list[Prompt
             raise ApiError(message, param="prompt", code="invalid_value")
         prompts.append(_fit(ids, body, release, body.max_tokens or COMPLETION_TOKENS, "prompt"))
     return prompts
+
+
+def _require_readable(num_chars: int, release: Release, param: str) -> None:
+    """Refuse what cannot fit, even in the longest tokens, before it costs the time to encode it."""
+    least = num_chars // max(len(piece) for piece in release.token_bytes)
+    if least > release.context:
+        raise ApiError(
+            f"{param}: more than {least} tokens do not fit a context of {release.context}",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release, wish: int, param: str) -> Prompt:
@@ -102,25 +117,40 @@ def stream_answer(engine: Engine, release: Release, prompt: Prompt) -> Iterator[
             return
 
 
-async def stream_answer_async(engine: Engine, release: Release, prompt: Prompt) -> AsyncIterator[Piece]:
-    """Yield the pieces of an answer on the running event loop; leaving the loop early cancels it."""
-    reader = _Reader(release, prompt.stops)
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[Event] = asyncio.Queue()
-    try:
-        number = engine.submit(prompt.ids, prompt.sampling, lambda event: _hand_over(loop, events, event))
-    except RuntimeError as error:
-        raise ApiError(str(error), status=503, code="engine_error") from None
-    try:
+class Session:
+    """The answers of one HTTP request, on the running event loop; `close` cancels those that still run.
+
+    It is not left to `stream`'s own end: a generator that a hang-up leaves suspended ends when it is collected, which
+    may be after the last token.
+    """
+
+    def __init__(self, engine: Engine, release: Release):
+        self._engine, self._release = engine, release
+        self._numbers: list[int] = []
+
+    async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        """Yield the pieces of an answer. Raises ApiError when the engine has failed."""
+        reader = _Reader(self._release, prompt.stops)
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        try:
+            number = self._engine.submit(prompt.ids, prompt.sampling, lambda event: _hand_over(loop, events, event))
+        except RuntimeError as error:
+            raise ApiError(str(error), status=503, code="engine_error") from None
+        self._numbers.append(number)
         while True:
             piece = reader.read(await events.get())
             if piece.finish == "error":
                 raise ApiError("the engine failed on this request", status=500, code="engine_error")
             yield piece
             if piece.finish:
+                self._engine.cancel(number)  # a stop string ends the text, but not the engine
                 return
-    finally:
-        engine.cancel(number)
+
+    def close(self) -> None:
+        """Cancel what still runs; what has ended is not touched."""
+        for number in self._numbers:
+            self._engine.cancel(number)
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

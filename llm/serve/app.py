@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from llm.serve.answers import Piece, Prompt, prepare_chat, prepare_completion, stream_answer_async
+from llm.serve.answers import Piece, Prompt, Session, prepare_chat, prepare_completion
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
 from llm.serve.release import Release
@@ -28,8 +29,8 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+MAX_BODY_BYTES = 8_000_000
 R = TypeVar("R", ChatRequest, CompletionRequest)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,11 @@ async def create_chat(request: Request) -> Response:
     _require_model(body.model, served.release)
     prompt = prepare_chat(body, served.release)
     head = _head("chatcmpl", "chat.completion", served.release)
+    session = Session(served.engine, served.release)
     if body.stream:
-        chunks = _chat_chunks(served, prompt, {**head, "object": "chat.completion.chunk"})
-        return _event_stream(_with_usage(chunks, [prompt], body.include_usage))
-    text, last = await _unless_gone(request, _collect(served, prompt))
+        chunks = _chat_chunks(session, prompt, {**head, "object": "chat.completion.chunk"})
+        return EventStream(_with_usage(chunks, [prompt], body.include_usage), session)
+    ((text, last),) = await _collect_all(request, session, [prompt])
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish}
     return JSONResponse({**head, "choices": [choice], "usage": _usage([prompt], last.num_tokens)})
@@ -94,9 +96,11 @@ async def create_completion(request: Request) -> Response:
     _require_model(body.model, served.release)
     prompts = prepare_completion(body, served.release)
     head = _head("cmpl", "text_completion", served.release)
+    session = Session(served.engine, served.release)
     if body.stream:
-        return _event_stream(_with_usage(_completion_chunks(served, prompts, head), prompts, body.include_usage))
-    answers = await _unless_gone(request, _gather([_collect(served, prompt) for prompt in prompts]))
+        chunks = _completion_chunks(session, prompts, head)
+        return EventStream(_with_usage(chunks, prompts, body.include_usage), session)
+    answers = await _collect_all(request, session, prompts)
     choices = [
         {"index": index, "text": text, "logprobs": None, "finish_reason": last.finish}
         for index, (text, last) in enumerate(answers)
@@ -108,22 +112,22 @@ async def create_completion(request: Request) -> Response:
 Chunks = AsyncIterator[tuple[dict[str, Any], int]]  # a chunk, and the tokens that its answer has so far
 
 
-async def _chat_chunks(served: Served, prompt: Prompt, head: dict[str, Any]) -> Chunks:
+async def _chat_chunks(session: Session, prompt: Prompt, head: dict[str, Any]) -> Chunks:
     def chunk(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
         return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
 
     yield chunk({"role": "assistant", "content": ""}, None), 0
-    async for piece in stream_answer_async(served.engine, served.release, prompt):
+    async for piece in session.stream(prompt):
         if piece.text:
             yield chunk({"content": piece.text}, None), piece.num_tokens
         if piece.finish:
             yield chunk({}, piece.finish), piece.num_tokens
 
 
-async def _completion_chunks(served: Served, prompts: list[Prompt], head: dict[str, Any]) -> Chunks:
+async def _completion_chunks(session: Session, prompts: list[Prompt], head: dict[str, Any]) -> Chunks:
     before = 0
     for index, prompt in enumerate(prompts):
-        async for piece in stream_answer_async(served.engine, served.release, prompt):
+        async for piece in session.stream(prompt):
             if piece.text or piece.finish:
                 choice = {"index": index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
                 yield {**head, "choices": [choice]}, before + piece.num_tokens
@@ -142,44 +146,49 @@ async def _with_usage(chunks: Chunks, prompts: list[Prompt], include_usage: bool
         yield {**chunk, "choices": [], "usage": _usage(prompts, num_tokens)}
 
 
-def _event_stream(chunks: AsyncIterator[dict[str, Any]]) -> StreamingResponse:
-    async def lines() -> AsyncIterator[str]:
+class EventStream(StreamingResponse):
+    """Chunks as server-sent events; a client that hangs up cancels the session."""
+
+    def __init__(self, chunks: AsyncIterator[dict[str, Any]], session: Session):
+        super().__init__(_write_events(chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._session = session
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for chunk in chunks:
-                yield f"data: {json.dumps(chunk)}\n\n"
-        except ApiError as error:  # the status is sent already; clients read an error event
-            yield f"data: {json.dumps(error.body())}\n\n"
-        yield "data: [DONE]\n\n"
-
-    return StreamingResponse(lines(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+            await super().__call__(scope, receive, send)
+        finally:
+            self._session.close()
 
 
-async def _collect(served: Served, prompt: Prompt) -> tuple[str, Piece]:
-    """Return the whole text of an answer, and its last piece."""
-    pieces = [piece async for piece in stream_answer_async(served.engine, served.release, prompt)]
-    return "".join(piece.text for piece in pieces), pieces[-1]
+async def _write_events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
+    try:
+        async for chunk in chunks:
+            yield f"data: {json.dumps(chunk)}\n\n"
+    except ApiError as error:  # the status is sent already; clients read an error event
+        yield f"data: {json.dumps(error.body())}\n\n"
+    yield "data: [DONE]\n\n"
 
 
-async def _gather(coroutines: list[Coroutine[Any, Any, T]]) -> list[T]:
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    return [task.result() for task in tasks]
+async def _collect_all(request: Request, session: Session, prompts: list[Prompt]) -> list[tuple[str, Piece]]:
+    """Return the text of each answer, and its last piece; a client that hangs up cancels the session."""
 
-
-async def _unless_gone(request: Request, coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await the coroutine; cancel it when the client hangs up."""
+    async def collect(prompt: Prompt) -> tuple[str, Piece]:
+        pieces = [piece async for piece in session.stream(prompt)]
+        return "".join(piece.text for piece in pieces), pieces[-1]
 
     async def wait_for_end() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    work, end = asyncio.ensure_future(coroutine), asyncio.ensure_future(wait_for_end())
+    work, end = asyncio.gather(*map(collect, prompts)), asyncio.ensure_future(wait_for_end())
     try:
-        await asyncio.wait({work, end}, return_when=asyncio.FIRST_COMPLETED)
+        waiting: set[asyncio.Future[Any]] = {work, end}
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not work.done():
             raise ApiError("the client closed the connection", status=499)
         return await work
     finally:
+        session.close()
         work.cancel()
         end.cancel()
 
@@ -188,7 +197,12 @@ async def _read(request: Request, kind: type[R]) -> R:
     """Return the request's body. JSON must be declared: a page of another site cannot do that without leave."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise ApiError("send the header Content-Type: application/json", code="invalid_content_type")
-    return parse(kind, await request.body())
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_BODY_BYTES:
+            raise ApiError(f"the body holds more than {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
+    return parse(kind, bytes(body))
 
 
 def _require_model(model: str, release: Release) -> None:

@@ -189,6 +189,17 @@ def test_broken_bodies_are_refused(server: str, body: bytes) -> None:
         assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_far_too_long_bodies_are_refused_at_once(server: str, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        complete(client, prompt="a" * 900_000)
+    assert caught.value.code == "context_length_exceeded"
+    reply = httpx.post(
+        f"{server}/v1/completions", content=b" " * 8_000_001, headers={"Content-Type": "application/json"}
+    )
+    assert reply.status_code == 413
+    assert reply.json()["error"]["code"] == "body_too_large"
+
+
 def test_form_of_another_site_is_refused(server: str) -> None:
     body = json.dumps({"model": "gristmill", "messages": ASK})
     reply = httpx.post(f"{server}/v1/chat/completions", content=body, headers={"Content-Type": "text/plain"})
