@@ -93,6 +93,18 @@ def find_commit(fingerprint: str, release: Path = RELEASE, repository: Path = Pa
     return None
 
 
+def is_current(release: Path = RELEASE, lock: Path = Path("dvc.lock")) -> bool:
+    """Whether a release's lineage still says what the lock says.
+
+    A stage that ran again and wrote the same bytes changes the lock but no input of `package`, which dvc then
+    rightly skips: the release is the same, and its lineage names the code of the run before.
+    """
+    if not (release / "lineage.json").is_file() or not lock.is_file():
+        return False
+    stages = json.loads((release / "lineage.json").read_text())["stages"]
+    return _matches(stages, yaml.safe_load(lock.read_text()))
+
+
 def _in_use(stage: str, sources: set[str]) -> bool:
     _, at, item = stage.partition("@")
     return not at or item in sources
@@ -135,10 +147,12 @@ def _git(repository: Path, *arguments: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the commit that made the release of a fingerprint."""
+    """Print the commit that made the release of a fingerprint; `--check` compares models/release with dvc.lock."""
     if len(arguments) not in (1, 2):
-        print("usage: python -m llm.export.lineage FINGERPRINT [RELEASE_DIR]", file=sys.stderr)
+        print("usage: python -m llm.export.lineage FINGERPRINT [RELEASE_DIR] | --check", file=sys.stderr)
         return 2
+    if arguments == ["--check"]:
+        return 0 if is_current() else 1
     fingerprint = arguments[0].removesuffix("-not-released")
     try:
         commit = find_commit(fingerprint, Path(arguments[1]) if len(arguments) == 2 else RELEASE)

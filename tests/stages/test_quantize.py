@@ -6,6 +6,8 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 
 from llm.config import Base, ConfigError
+from llm.data.schema import Document, write_rows
+from llm.data.tokenizer import Tokenizer
 from stages import quantize
 from stages.plumbing.stage import Paths
 
@@ -49,7 +51,8 @@ def test_embedding_may_be_four_bits_too(policy_inputs: dict[str, Path], tmp_path
     assert kinds["token_embd.weight"] == GGMLQuantizationType.Q4_0
 
 
-def test_too_little_held_out_text_is_named(policy_inputs: dict[str, Path], tmp_path: Path):
-    paths = Paths("quantize", policy_inputs, {"models/quantized": tmp_path})
-    with pytest.raises(ConfigError, match="raise quantize.windows"):
-        quantize.run(quantize.Params(base=Base(threads=1), windows=1), paths)
+def test_no_held_out_text_is_named(policy_inputs: dict[str, Path], tmp_path: Path):
+    write_rows(tmp_path / "documents.parquet", Document, [], {})
+    tokenizer = Tokenizer.load(policy_inputs["models/policy"])
+    with pytest.raises(ConfigError, match="no held-out text"):
+        quantize.draw_held_out(tmp_path, tokenizer, 64, quantize.Params())

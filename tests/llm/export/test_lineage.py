@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from llm.export.lineage import describe_corpus, find_commit, main, read_stages
+from llm.export.lineage import describe_corpus, find_commit, is_current, main, read_stages
 
 
 def entry(deps: dict[str, str], outs: dict[str, str], **params: Any) -> dict[str, Any]:
@@ -116,3 +116,13 @@ def test_command_prints_the_commit(
     assert main(["c" * 16]) == 1
     assert "no commit" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_a_stage_that_ran_again_makes_the_lineage_stale(tmp_path: Path):
+    (tmp_path / "lineage.json").write_text(json.dumps({"stages": read_stages(make_lock(), ["models/base"], ["book"])}))
+    lock = make_lock()
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert is_current(tmp_path, tmp_path / "dvc.lock")
+    lock["stages"]["clean"]["deps"][1]["md5"] = "c2"  # other code, same data/clean
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    assert not is_current(tmp_path, tmp_path / "dvc.lock")

@@ -39,8 +39,14 @@ def test_windows_start_at_the_end_of_text_and_count_their_bytes(tokenizer: Token
     assert all(0 < length < len(sample.windows[w]) for w, length in sample.positions)
     cut = draw_sample(["abc" * 50], tokenizer, context=8, num_windows=1, num_positions=4)
     assert len(cut.windows[0]) == 8
-    with pytest.raises(ConfigError, match="400 are needed"):
-        draw_sample(["abc"], tokenizer, context=8, num_windows=1, num_positions=400)
+
+
+def test_too_little_text_is_said(tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture):
+    sample = draw_sample(["Return it."], tokenizer, context=8, num_windows=1, num_positions=400)
+    assert len(sample.positions) == len(sample.windows[0]) - 1
+    assert "instead of 400" in caplog.text
+    with pytest.raises(ConfigError, match="no held-out text"):
+        draw_sample([], tokenizer, context=8, num_windows=1, num_positions=400)
 
 
 def test_torch_scores_are_next_token_log_probabilities(model: Transformer, tokenizer: Tokenizer):
