@@ -11,27 +11,31 @@ import math
 
 
 class UpperBound:
-    """The multiplier of E[value] <= bound; positive, moved in log space so that it can cross orders of magnitude.
+    """The multiplier of E[value] <= bound; positive, never below its start.
 
-    log multiplier += rate * clip(value / bound - 1, -1, 3): it rises faster than it falls, since a policy that
-    has left the bound is lost while one within it only learns more slowly.
-    It stays between 1/30 and 1000 times its start.
+    With the error e = clip(value / bound - 1, -1, 3):
+    log base += rate * e, base >= start;  multiplier = base * max(1, value / bound)^2.
+
+    The base is dual ascent in log space, so that it can cross orders of magnitude; the factor acts at once,
+    because a policy that has left the bound is lost before an integral has caught up with it.
 
     Source: adaptive KL coefficient, Ziegler et al. 2019, arXiv:1909.08593, section 2.2, whose factor is linear
-    in the clipped error; constraint as a dual problem: Safe RLHF, arXiv:2310.12773, eq. 9.
+    in the clipped error; proportional next to integral control of multipliers: Stooke et al. 2020,
+    arXiv:2007.03964.
     """
 
     def __init__(self, bound: float, start: float, rate: float):
         assert bound > 0
         assert start > 0
         self.bound, self.rate = bound, rate
-        self.value = start
-        self.floor, self.ceiling = start / 30, start * 1000
+        self.start = self.base = self.value = start
 
     def update(self, measured: float) -> None:
-        """Take one step of dual ascent on a batch's mean."""
-        error = max(-1.0, min(3.0, measured / self.bound - 1.0))
-        self.value = min(self.ceiling, max(self.floor, self.value * math.exp(self.rate * error)))
+        """Take one step on a batch's mean."""
+        ratio = measured / self.bound
+        error = max(-1.0, min(3.0, ratio - 1.0))
+        self.base = min(1000 * self.start, max(self.start, self.base * math.exp(self.rate * error)))
+        self.value = self.base * max(1.0, ratio) ** 2
 
 
 class Equality:

@@ -51,12 +51,12 @@ class GRPOConfig(BaseParams):
     answers_per_prompt: int = Field(8, ge=2, le=1 << 10, description="answers that are compared with each other")
     minibatches: int = Field(2, ge=1, le=1 << 10, description="optimiser steps per rollout")
     max_new_tokens: int = Field(48, ge=1, le=1 << 16, description="longest answer; longer ones are cut")
-    lr: float = Field(1e-4, gt=0, le=0.1, description="peak learning rate (AdamW)")
+    lr: float = Field(3e-4, gt=0, le=0.1, description="peak learning rate (AdamW)")
     clip_eps: float = Field(0.2, gt=0, lt=1, description="how far a probability ratio counts from 1")
     kl_bound: float = Field(
         8.0, gt=0, description="largest mean KL to sft that a kept policy may have, nats per answer"
     )
-    kl_coef: float = Field(0.05, gt=0, le=100, description="price of KL at the start, per nat and token")
+    kl_coef: float = Field(0.1, gt=0, le=100, description="least price of KL, per nat and token")
     length_rate: float = Field(0.5, ge=0, le=100, description="how fast the price of length follows its error")
     check_every: int = Field(10, ge=1, description="steps between measurements of the policy that may be kept")
     length_tolerance: float = Field(

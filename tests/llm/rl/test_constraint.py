@@ -10,26 +10,28 @@ from llm.rl.constraint import Equality, UpperBound
 def test_price_rises_while_violated_and_falls_while_there_is_room():
     price = UpperBound(bound=2.0, start=0.1, rate=0.5)
     price.update(3.0)  # relative error 0.5
+    assert price.value == pytest.approx(0.1 * math.exp(0.25) * 1.5**2)
+    price.update(2.0)  # on the bound: the base stays, the factor is gone
     assert price.value == pytest.approx(0.1 * math.exp(0.25))
-    price.update(2.0)
-    assert price.value == pytest.approx(0.1 * math.exp(0.25))
-    price.update(0.0)  # relative error -1
-    assert price.value == pytest.approx(0.1 * math.exp(-0.25))
+    price.update(1.6)  # relative error -0.2
+    assert price.value == pytest.approx(0.1 * math.exp(0.15))
 
 
-def test_one_outlier_moves_the_price_by_a_bounded_factor():
-    price = UpperBound(bound=1.0, start=0.1, rate=0.5)
-    price.update(1e9)
-    assert price.value == pytest.approx(0.1 * math.exp(1.5))
-
-
-def test_price_stays_positive_and_finite():
+def test_price_never_falls_below_its_start():
     price = UpperBound(bound=1.0, start=0.1, rate=5.0)
     for _ in range(100):
         price.update(0.0)
-    assert price.value == pytest.approx(0.1 / 30)
+    assert price.value == 0.1
+
+
+def test_one_outlier_moves_what_is_remembered_by_a_bounded_factor():
+    price = UpperBound(bound=1.0, start=0.1, rate=0.5)
+    price.update(1e6)
+    price.update(1.0)
+    assert price.value == pytest.approx(0.1 * math.exp(1.5))
     for _ in range(100):
         price.update(9.0)
+    price.update(1.0)
     assert price.value == pytest.approx(100.0)
 
 
