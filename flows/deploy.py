@@ -49,9 +49,13 @@ class ReportHandler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serve_reports(folder: Path) -> Iterator[str]:
-    """Serve the reports on a free port: a browser follows no file link from the Prefect page."""
-    server = ThreadingHTTPServer((HOST, 0), partial(ReportHandler, directory=str(folder)))
+def serve_reports(folder: Path, port: int) -> Iterator[str]:
+    """Serve the reports, for a browser follows no file link from the Prefect page; on any port if that is taken."""
+    handler = partial(ReportHandler, directory=str(folder))
+    try:
+        server = ThreadingHTTPServer((HOST, port), handler)
+    except OSError:
+        server = ThreadingHTTPServer((HOST, 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://{HOST}:{server.server_address[1]}"
@@ -181,7 +185,12 @@ def run_once() -> int:
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog="python -m flows.deploy", description=__doc__)
-    parser.add_argument("--port", type=int, default=4200, help="port of the local server (default 4200)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=4200,
+        help="port of the local server (default 4200); the next one serves the reports",
+    )
     parser.add_argument("--cron", default=NIGHTLY, help=f"schedule, UTC (default '{NIGHTLY}')")
     parser.add_argument("--once", action="store_true", help="run now and exit with the run's status")
     return parser.parse_args(arguments)
@@ -210,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
     os.environ.setdefault("PREFECT_HOME", str(Path.cwd() / ".prefect"))
     try:
-        with api_server(options.port) as api, serve_reports(Path.cwd() / "reports") as reports:
+        with api_server(options.port) as api, serve_reports(Path.cwd() / "reports", options.port + 1) as reports:
             os.environ["GRISTMILL_REPORTS_URL"] = reports
             print(f"Prefect UI: {api.removesuffix('/api')}  reports: {reports}/report.html", flush=True)
             if options.once:
