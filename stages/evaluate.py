@@ -4,8 +4,8 @@ Nothing here was seen by any training stage: whole packages are held out. Every 
 chance has a 95 % interval. Nothing is cached: dvc knows whether the stage has to run.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,19 @@ def read_text(params: Params, paths: Paths) -> Text:
 
 def measure_text(params: Params, text: Text) -> dict[str, Any]:
     """Bits per byte of the baselines; all read the same training bytes and code the same stream."""
-    # Compressors and sorting release the interpreter: the threads share the cores.
+    # Compressors and sorting release the interpreter: the threads share the cores, the longest work first.
     with ThreadPoolExecutor(params.base.threads) as pool:
-        futures: dict[str, Future[Any]] = {
-            "xz": pool.submit(measure_xz, text.train, text.held_out),
-            "ngram": pool.submit(measure_ngram, text.train, text.held_out),
-            "zstd": pool.submit(measure_zstd, text.train, text.held_out),
+        work: dict[str, Callable[[bytes, bytes], Any]] = {
+            "xz": measure_xz,
+            "zstd": measure_zstd,
+            "ngram": measure_ngram,
         }
-        found = {name: futures[name].result() for name in track(futures, "baselines", total=len(futures))}
+        futures: dict[str, Future[Any]] = {
+            name: pool.submit(measure, text.train, text.held_out) for name, measure in work.items()
+        }
+        for _ in track(as_completed(futures.values()), "baselines", total=len(futures)):
+            pass
+        found = {name: future.result() for name, future in futures.items()}
     ngram = found["ngram"]
     assert isinstance(ngram, NgramResult)
     # Everyone codes the documents and their ends and is charged per byte of text.
