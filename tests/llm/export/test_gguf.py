@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, GGUFReader
 
 from llm.config import ConfigError
@@ -12,9 +13,9 @@ from llm.export.gguf import matrix_names, write_gguf
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, score_torch
-from llm.model.folder import to_hf_state
+from llm.model.folder import from_hf_state, to_hf_state
 from llm.model.transformer import Transformer, init_weights
-from llm.quant.blocks import pack_q4_0, pack_q8_0, round_q4_0
+from llm.quant.blocks import pack_q4_0, pack_q8_0, round_q4_0, unpack
 
 HELD_OUT = [
     f"Return the {n} of the largest window, or the last value of a list.\n\nArgs: {n}s." for n in "abcdefghijkl"
@@ -75,6 +76,23 @@ def test_engines_agree_with_torch(name: str, files: dict[str, Path], model: Tran
             abs(a - b) for ours, theirs in zip(logprobs, found, strict=True) for a, b in zip(ours, theirs, strict=True)
         )
         assert gap < 0.02  # f16 weights; 0.004 measured
+
+
+def test_blocks_mean_to_the_engine_what_they_mean_here(files: dict[str, Path], model: Transformer, sample: Sample):
+    matrices = {name: tensor.numpy() for name, tensor in to_hf_state(model).items()}
+    read_back = {
+        name: torch.from_numpy(unpack(pack_q4_0(*round_q4_0(weight))) if weight.ndim == 2 else weight)
+        for name, weight in matrices.items()
+    }
+    rounded = Transformer(model.config).eval()
+    rounded.load_state_dict(from_hf_state(read_back, model.config))
+    logprobs, _ = score_torch(rounded, sample)
+    original, _ = score_torch(model, sample)
+    scorer = OpenVinoScorer(files["q4_0"], vocab_size=model.config.vocab_size, context=96, threads=1, exact=True)
+    found = np.concatenate(scorer.score(sample.windows))
+    assert found == pytest.approx(np.concatenate(logprobs), abs=0.01)
+    # The negative control: rounding to four bits moved the figures much further than that.
+    assert np.abs(found - np.concatenate(original)).max() > 0.1
 
 
 def test_scores_repeat_and_do_not_depend_on_step_size(files: dict[str, Path], model: Transformer, sample: Sample):
