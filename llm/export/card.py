@@ -12,10 +12,9 @@ from llm.export.gate import Check, find
 from llm.model.config import ModelConfig
 
 LIMITS = """\
-- It is small and was trained for minutes: it imitates the style of its corpus and is often wrong about facts.
-- Its corpus is mostly English technical prose; other languages and topics are noise to it.
-- Rewards, costs and their bounds are measured on written prompts of this project. They show a direction; they
-  do not make the model safe. Do not let its answers decide anything about people.
+- It knows its corpus and nothing else: it imitates that style, and is often wrong about facts.
+- Rewards, costs and their bounds are measured on this project's prompts. They show a direction; they do not
+  make the model safe. Do not let its answers decide anything about people.
 - Quantized files lose what the table says; the gate bounds it for the served file alone."""
 
 USE = """\
@@ -69,13 +68,15 @@ def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:
         ("text-generation", "bits_per_byte", "Bits per byte, held-out text", find(evaluation, "bits_per_byte.policy")),
         ("multiple-choice", "accuracy", "Four-way choice", find(evaluation, "multiple_choice.policy.accuracy")),
     ]
-    dataset = {"type": "held-out", "name": "held-out part of the training corpus"}
     results = [
-        {"task": {"type": task}, "dataset": dataset, "metrics": [{"type": kind, "name": title, "value": value}]}
+        {
+            "task": {"type": task},
+            "dataset": {"type": "held-out", "name": "held-out part of the training corpus"},
+            "metrics": [{"type": kind, "name": title, "value": round(value, 4)}],
+        }
         for task, kind, title, value in figures
     ]
     metadata = {
-        "language": ["en"],
         # Weights learned from texts under several licences carry no single one; the table below counts them.
         "license": "other",
         "license_name": "mixed-see-training-data",

@@ -99,6 +99,13 @@ def _check_evaluation(report: Mapping[str, Any], bounds: Bounds) -> list[Check]:
             "the policy's reward on held-out prompts must exceed sft's, and the interval exclude zero",
         ),
         make_check(
+            "reward.second_delta",
+            find(report, "reward.second.delta_low"),
+            "above",
+            0.0,
+            "the same under a reward model that was trained on other pairs and that the policy never met",
+        ),
+        make_check(
             "kl",
             find(report, "kl.value"),
             "at most",

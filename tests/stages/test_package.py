@@ -18,7 +18,15 @@ EVALUATION: dict[str, Any] = {
     "multiple_choice": {
         name: {"accuracy": 0.4, "low": 0.35, "high": 0.45, "n": 400} for name in ("base", "sft", "policy")
     },
-    "reward": {"sft": 0.1, "policy": 0.3, "delta": 0.2, "delta_low": 0.1, "delta_high": 0.3, "n": 200},
+    "reward": {
+        "sft": 0.1,
+        "policy": 0.3,
+        "delta": 0.2,
+        "delta_low": 0.1,
+        "delta_high": 0.3,
+        "n": 200,
+        "second": {"delta_low": 0.05},
+    },
     "kl": {"value": 3.0, "bound": 8.0},
     "length": {"sft": 30.0, "policy": 33.0, "ratio": 1.1},
 }

@@ -14,7 +14,15 @@ REPORT: dict[str, Any] = {
     "bits_per_byte": {"base": 1.8, "policy": 1.9},
     "baselines": {"xz": 2.2, "zstd": 2.3, "ngram": 2.1, "uniform": 8.0},
     "multiple_choice": {"sft": {"accuracy": 0.4, "low": 0.35, "high": 0.45, "n": 400}},
-    "reward": {"sft": 0.1, "policy": 0.3, "delta": 0.2, "delta_low": 0.1, "delta_high": 0.3, "n": 200},
+    "reward": {
+        "sft": 0.1,
+        "policy": 0.3,
+        "delta": 0.2,
+        "delta_low": 0.1,
+        "delta_high": 0.3,
+        "n": 200,
+        "second": {"delta_low": 0.05},
+    },
     "kl": {"value": 3.0, "bound": 8.0},
     "length": {"sft": 30.0, "policy": 33.0, "ratio": 1.1},
 }
@@ -31,7 +39,7 @@ def failed(report: dict[str, Any], served: Served) -> list[str]:
 def test_all_good_passes():
     metrics = gate_metrics(check_release(REPORT, SERVED, Bounds()))
     assert metrics["passed"] is True
-    assert len(metrics["checks"]) == 12
+    assert len(metrics["checks"]) == 13
     assert set(metrics["checks"][0]) == {"name", "value", "bound", "passed", "why"}
 
 
@@ -42,6 +50,7 @@ def test_all_good_passes():
         ("bits_per_byte.policy", 2.0999, ["served.bits_per_byte"]),
         ("multiple_choice.sft.low", 0.25, ["multiple_choice.sft"]),
         ("reward.delta_low", 0.0, ["reward.delta"]),
+        ("reward.second.delta_low", -0.1, ["reward.second_delta"]),
         ("kl.value", 8.1, ["kl"]),
         ("length.ratio", 0.75, ["length"]),
         ("length.ratio", 1.25, ["length"]),
