@@ -134,6 +134,7 @@ def measure_text(params: Params, text: Text) -> dict[str, Any]:
             "baseline_bytes_left_out": text.left_out,
             "ngram_order": ngram.order,
             "ngram_development_bits": {str(order): value for order, value in ngram.development_bits.items()},
+            "ngram_held_out_bits": {str(order): value for order, value in ngram.held_out_bits.items()},
         },
     }
 

@@ -32,11 +32,16 @@ FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class NgramResult:
-    """Bits per byte of the held-out text at the tuned order, and what the tuning saw."""
+    """Bits per byte at every order: of the development split, which chose `order`, and of the held-out text."""
 
-    bits_per_byte: float
     order: int
     development_bits: dict[int, float]
+    held_out_bits: dict[int, float]
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of the held-out text, at the order that was chosen without it."""
+        return self.held_out_bits[self.order]
 
 
 def measure_ngram(
@@ -58,7 +63,7 @@ def measure_ngram(
         for found, probability in zip(bits, probabilities, strict=True):
             found[order] = float(-np.log2(probability).mean())
     order = min(bits[0], key=lambda k: bits[0][k])
-    return NgramResult(bits[1][order], order, bits[0])
+    return NgramResult(order, bits[0], bits[1])
 
 
 @dataclass(frozen=True)

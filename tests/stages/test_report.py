@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from stages.plumbing.report import duration, judge_curve, number, render, size, trace_curve
+from stages.plumbing.report import render
+from stages.plumbing.report_curves import judge_curve, trace_curve
+from stages.plumbing.report_numbers import duration, number, size
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NASTY = '<script>alert(1)</script> & "quotes" {{ 7 * 7 }}'
@@ -220,6 +222,7 @@ def test_curves_fit_their_box_and_say_whether_they_settled() -> None:
     level = [(float(i), 5.0 + (i < 10)) for i in range(100)]
     assert "falling" in judge_curve(falling)
     assert "Level" in judge_curve(level)
+    assert "too few" in judge_curve(falling[:5])
     curve = trace_curve(falling, kept=50.0)
     places = [tuple(map(float, pair.split(","))) for pair in curve["raw"].split()]
     assert places[0][0] == 0
