@@ -39,6 +39,7 @@ from llm.train.schedule import ScheduleConfig, lr_scale
 # A kept policy must lie within the bound on other prompts too: a mean over a hundred answers is that uncertain.
 KL_ROOM = 0.85
 KL_TARGET = 0.7
+DISTINCT_ROOM = 0.8
 LOG_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
@@ -74,9 +75,10 @@ class Check(NamedTuple):
     rollout: Rollout
 
     def passes(self, reference: "Check", config: GRPOConfig) -> bool:
-        """Say whether this policy may be kept: KL below the bound with room, length near the reference's."""
-        change = abs(self.length / reference.length - 1.0)
-        return self.kl <= KL_ROOM * config.kl_bound and change <= config.length_tolerance
+        """Say whether this policy may be kept: KL below the bound with room, length and variety as before."""
+        same_length = abs(self.length / reference.length - 1.0) <= config.length_tolerance
+        varied = self.distinct >= DISTINCT_ROOM * reference.distinct
+        return self.kl <= KL_ROOM * config.kl_bound and same_length and varied
 
 
 @dataclass

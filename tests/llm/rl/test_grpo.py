@@ -89,6 +89,15 @@ def test_what_is_kept_is_the_best_that_passed(trained):
     assert len(passed) < len(optimised.checks)  # the bound did bind: some step went too far and was not kept
 
 
+def test_a_policy_passes_only_within_every_bound(trained):
+    reference = trained[1]._replace(kl=0.0, length=10.0, distinct=1.0)
+    assert reference._replace(kl=3.3, length=10.9, distinct=0.85).passes(reference, CONFIG)
+    assert not reference._replace(kl=3.5).passes(reference, CONFIG)  # within the bound of 4, but not with room
+    assert not reference._replace(length=8.9).passes(reference, CONFIG)
+    assert not reference._replace(length=11.1).passes(reference, CONFIG)
+    assert not reference._replace(distinct=0.5).passes(reference, CONFIG)  # one answer to every other prompt
+
+
 def test_a_policy_that_never_passes_leaves_the_reference():
     trainer, _, optimised = run(CONFIG.model_copy(update={"steps": 4, "kl_bound": 1e-9}))
     assert optimised.kept_step == 0
