@@ -31,7 +31,7 @@ from llm.data.schema import (
     read_rows,
     write_rows,
 )
-from llm.data.split import VAL, assign_splits, choose_surplus, find_seen
+from llm.data.split import VAL, assign_splits, choose_surplus, find_seen, reading_order
 from stages.plumbing.stage import Paths, main
 
 
@@ -56,6 +56,7 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
         clean_questions(read_raw(raw, Question), ledger),
     )
     require(bool(records.documents), "data/raw: no document passed clean.filters; see data/rejects, or add text")
+    records.documents.sort(key=reading_order)
     splits = split_groups(records, params.holdout)
     hold_out(records, splits, params.max_val_bytes, ledger)
     for kind, count in records.counts().items():

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from llm.config import StageParams, require
-from llm.data.schema import iter_rows
+from llm.data.schema import hash_share, iter_rows
 from llm.data.shards import write_shard
 from llm.data.tokenizer import train_tokenizer
 from llm.progress import track
@@ -24,30 +24,22 @@ class Params(StageParams):
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     documents = paths.deps["data/clean"] / "documents.parquet"
-    tokenizer = train_tokenizer(take_bytes(read_texts(documents, "train"), params.train_bytes), params.vocab_size)
+    tokenizer = train_tokenizer(sample_texts(documents, params.train_bytes), params.vocab_size)
     tokenizer.save(paths.outs["models/tokenizer"])
     counts = {}
     for split in ("train", "val"):
-        texts = track(read_texts(documents, split), f"tokenize {split}")
-        counts[split] = write_shard(paths.outs["data/tokens"], split, texts, tokenizer)
+        texts = (row["text"] for row in iter_rows(documents, ["text", "split"]) if row["split"] == split)
+        counts[split] = write_shard(paths.outs["data/tokens"], split, track(texts, f"tokenize {split}"), tokenizer)
         require(counts[split]["tokens"] > 0, f"data/clean holds no {split} text: add sources or change clean.holdout")
     fertility = counts["val"]["bytes"] / max(1, counts["val"]["tokens"] - counts["val"]["documents"])
     return {**counts, "vocab_size": tokenizer.vocab_size, "bytes_per_token": round(fertility, 4)}
 
 
-def read_texts(path: Path, split: str) -> Iterator[str]:
-    """Yield the texts of a split, in file order."""
-    return (row["text"] for row in iter_rows(path, ["text", "split"]) if row["split"] == split)
-
-
-def take_bytes(texts: Iterator[str], limit: int) -> Iterator[str]:
-    """Yield texts until `limit` bytes are reached; the file's order is by hash, so a prefix is a fair sample."""
-    used = 0
-    for text in texts:
-        yield text
-        used += len(text.encode())
-        if used >= limit:
-            return
+def sample_texts(path: Path, train_bytes: int) -> Iterator[str]:
+    """Yield training texts, chosen by the hash of their ids so that about `train_bytes` of them come."""
+    rows = [row for row in iter_rows(path, ["id", "text", "split"]) if row["split"] == "train"]
+    share = train_bytes / max(1, sum(len(row["text"].encode()) for row in rows))
+    return (row["text"] for row in rows if hash_share("tokenizer", row["id"]) < share)
 
 
 if __name__ == "__main__":

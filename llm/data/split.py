@@ -4,16 +4,19 @@ A group (a package, or a passage of a file) is held out whole or not at all, and
 groups come or go. Near-duplicates cannot straddle: one of each pair was dropped before.
 """
 
+import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from llm.config import require
 from llm.data.dedup import key_words
 from llm.data.docstrings import split_sentences
-from llm.data.schema import Document, hash_share
+from llm.data.schema import Document, hash_id, hash_share
 from llm.progress import track
 
 TRAIN, VAL = "train", "val"
+PLACE = ("file", "offset", "module", "name")  # what meta may say of where in its group a document stands
 
 
 def assign_splits(groups: Iterable[str], holdout: float, needed: Iterable[str] = ()) -> dict[str, str]:
@@ -45,14 +48,28 @@ def find_seen(texts: Iterable[str], sentences: Iterable[str]) -> set[str]:
     return seen
 
 
-def choose_surplus(documents: Sequence[Document], max_bytes: int) -> set[str]:
-    """Return the ids beyond the first `max_bytes` of text, in the given order; the first one always stays."""
+def choose_surplus(documents: Sequence[Document], max_bytes: int, share: float = 0.1) -> set[str]:
+    """Return the ids of held-out documents beyond `max_bytes`, in the given order; the first one always stays.
+
+    No group gives more than `share` of the bytes, so that one talkative package does not become the measure.
+    """
     surplus: set[str] = set()
-    size_bytes = 0
+    used: Counter[str] = Counter()
     for i, document in enumerate(documents):
         size = len(document.text.encode())
-        if i and size_bytes + size > max_bytes:
+        crowded = used[document.group] and used[document.group] + size > share * max_bytes
+        if i and (crowded or used.total() + size > max_bytes):
             surplus.add(document.id)
         else:
-            size_bytes += size
+            used[document.group] += size
     return surplus
+
+
+def reading_order(document: Document) -> tuple[str, ...]:
+    """Return a sort key: groups by hash, so that a prefix is a fair sample of them; within one, as one would read.
+
+    Neighbours then speak of the same module, and a model can learn to use what it has just read.
+    """
+    meta = json.loads(document.meta or "{}")
+    place = [f"{meta.get(key, ''):>12}" if key == "offset" else str(meta.get(key, "")) for key in PLACE]
+    return hash_id("order", document.group), *place, document.id

@@ -12,8 +12,8 @@ from llm.data.dedup import NearDuplicateParams, find_exact, find_near, shingle
 from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
 from llm.data.normalise import normalise_text
 from llm.data.pii import replace_pii
-from llm.data.schema import Document, hash_share
-from llm.data.split import assign_splits, choose_surplus, find_seen
+from llm.data.schema import Document, hash_share, to_json
+from llm.data.split import assign_splits, choose_surplus, find_seen, reading_order
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,21 @@ def test_sentences_seen_in_training() -> None:
     assert find_seen(texts, ["Turn the wheel once.", "Then", "Stop the wheel."]) == {"turn the wheel once"}
 
 
-def test_surplus_keeps_the_first() -> None:
+def test_surplus_keeps_the_first_and_shares_the_room() -> None:
     documents = [Document(f"d{i}", "x" * size, "s", "", "", "{}", "g") for i, size in enumerate((90, 30, 10))]
-    assert choose_surplus(documents, 50) == {"d1", "d2"}
-    assert choose_surplus(documents, 100) == {"d1"}
+    assert choose_surplus(documents, 50, 1.0) == {"d1", "d2"}
+    assert choose_surplus(documents, 100, 1.0) == {"d1"}
+    groups = [Document(f"d{i}", "x" * 30, "s", "", "", "{}", f"g{i // 3}") for i in range(6)]
+    assert choose_surplus(groups, 1000, 0.06) == {"d2", "d5"}  # 60 bytes per group
+    assert choose_surplus(groups, 1000, 0.01) == {"d1", "d2", "d4", "d5"}  # every group gives one at least
+
+
+def test_reading_order_keeps_modules_together() -> None:
+    def make(group: str, module: str, name: str) -> Document:
+        return Document(f"{group}{name}", "t", "s", "", "", to_json({"module": module, "name": name}), group)
+
+    documents = [make("b", "m.y", "f"), make("a", "m.x", "g"), make("b", "m.x", "f"), make("b", "m.x", "a")]
+    ordered = sorted(documents, key=reading_order)
+    assert [one.id for one in ordered if one.group == "b"] == ["ba", "bf", "bf"]
+    passages = [Document(str(n), "t", "s", "", "", to_json({"file": "f", "offset": n}), "g") for n in (900, 10_000, 0)]
+    assert [one.id for one in sorted(passages, key=reading_order)] == ["0", "900", "10000"]
