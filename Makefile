@@ -34,7 +34,10 @@ help: ## list the targets
 
 run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recipes/, SOURCE=path your own text
 	@python -m stages.plumbing.recipe $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SOURCE),--source "$(SOURCE)")
-	@dvc repro || { status=$$?; echo "Stopped. What is finished is kept: run again to continue."; exit $$status; }
+	@dvc repro || { status=$$?; python -m stages.plumbing.mirror; echo "Stopped. What is finished is kept: run again to continue."; exit $$status; }
+	@# an upstream stage that ran again and gave the same bytes leaves the package, but not its lineage, up to date
+	@python -m llm.export.lineage --check >/dev/null || dvc repro --force --single-item package
+	@python -m stages.plumbing.mirror
 	@python -m stages.plumbing.report
 	@echo "Serve it: make serve    Talk to it: make chat    Compare: make demo"
 
@@ -60,6 +63,7 @@ flow: .venv/installed ## a local Prefect server, the pipeline with a nightly sch
 	@python -m flows.deploy
 
 mlflow: .venv/installed ## the MLflow UI
+	@python -m stages.plumbing.mirror
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
 
 report: .venv/installed ## render reports/report.html and name it
@@ -71,6 +75,7 @@ bench: .venv/installed ## a benchmark: NAME=train
 	benchmarks/.venv/bin/python -m benchmarks.$(NAME)
 
 bento: .venv/installed ## build a Bento that holds models/release
+	@python -m llm.export.verify models/release
 	bentoml build
 
 deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closures

@@ -1,1 +1,1 @@
-"""Gristmill's library: data, model, training, alignment, evaluation, export, serving. Knows nothing of dvc or prefect."""
+"""Gristmill's library: data, models, training, alignment, evaluation, export, serving; knows no dvc and no prefect."""

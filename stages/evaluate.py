@@ -4,6 +4,7 @@ Nothing here was seen by any training stage: whole packages are held out. Every 
 chance has a 95 % interval. Nothing is cached: dvc knows whether the stage has to run.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ class CostBounds(BaseParams):
     non_maleficence: float = Field(0.5, ge=0, le=1)
     autonomy: float = Field(0.5, ge=0, le=1)
     justice: float = Field(0.5, ge=0, le=1)
+
+
+log = logging.getLogger(__name__)
 
 
 class Params(StageParams):
@@ -153,7 +157,9 @@ def measure_model(params: Params, text: Text, folder: Path) -> float:
 def measure_questions(params: Params, clean: Path, models: dict[str, Path]) -> dict[str, Any]:
     """Multiple choice by each model, by shared words, and by sft with the name blanked."""
     held_out = [Question(**row) for row in read_held_out(clean / "questions.parquet")]
-    require(bool(held_out), "data/clean holds no held-out questions: add sources or raise clean.holdout")
+    if not held_out:  # short plain texts yield none: the figures are missing, which the gate does not pass
+        log.warning("data/clean holds no held-out questions: multiple choice is not measured")
+        return {}
     questions = sample_questions(held_out, params.questions)
     found: dict[str, Any] = {"word_overlap": as_metrics(measure_word_overlap(questions), "accuracy")}
     for name, folder in track(list(models.items()), "multiple choice"):

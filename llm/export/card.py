@@ -66,8 +66,10 @@ def write_card(
 def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:
     figures = [
         ("text-generation", "bits_per_byte", "Bits per byte, held-out text", find(evaluation, "bits_per_byte.policy")),
-        ("multiple-choice", "accuracy", "Four-way choice", find(evaluation, "multiple_choice.policy.accuracy")),
     ]
+    if evaluation["multiple_choice"]:
+        accuracy = find(evaluation, "multiple_choice.policy.accuracy")
+        figures.append(("multiple-choice", "accuracy", "Four-way choice", accuracy))
     results = [
         {
             "task": {"type": task},
@@ -136,7 +138,13 @@ def _files_table(quantization: Mapping[str, Any]) -> str:
 
 def _gate_table(checks: Sequence[Check]) -> str:
     rows = [
-        (check.name, f"{check.value:g}", f"{check.bound:g}", "passed" if check.passed else "**failed**", check.why)
+        (
+            check.name,
+            "-" if check.value is None else f"{check.value:g}",
+            f"{check.bound:g}",
+            "passed" if check.passed else "**failed**",
+            check.why,
+        )
         for check in checks
     ]
     return _table(("check", "value", "bound", "", "meaning"), rows)

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def number(value: float | str, digits: int = 3) -> str:
+def number(value: float | str | None, digits: int = 3) -> str:
     """A number with so many significant digits, without an exponent."""
+    if value is None:
+        return "not measured"
     if isinstance(value, str) or not math.isfinite(value):
         return str(value)
     if value == 0 or float(value).is_integer():

@@ -69,7 +69,8 @@ def main(params_class: type[P], run: Callable[[P, Paths], dict[str, Any]]) -> No
     """Run the calling module's stage and exit: 0 done, 1 a fault of input or machine, 130 interrupted."""
     name = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(message)s", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "gguf"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _explained(name):
         params, paths = load_stage(name, params_class, *sys.argv[1:])
