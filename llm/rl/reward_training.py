@@ -29,11 +29,11 @@ class RewardConfig(BaseParams):
 
     steps: int = Field(90, ge=1, le=10**6, description="optimiser steps")
     batch_pairs: int = Field(16, ge=1, le=1 << 14, description="pairs per step")
-    lr: float = Field(3e-4, gt=0, le=0.1, description="peak learning rate (AdamW), trunk and heads")
+    lr: float = Field(5e-4, gt=0, le=0.1, description="peak learning rate (AdamW), trunk and heads")
     cost_weight: float = Field(0.5, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
     shares: dict[str, PositiveFloat] = Field(
-        {"sibling": 3.0, "invented": 3.0, "truncated": 1.0, "principle": 2.0},
-        description="weight of each kind of pair; truncated ones are learned soonest, principles are few and repeated",
+        {"principle": 0.75},
+        description="weight of each kind of pair, 1 where none is given; principle pairs are few and so repeated",
     )
     log_every: int = Field(5, ge=1, description="steps between points of the learning curve")
 
