@@ -24,8 +24,16 @@ from llm.model.transformer import Transformer, init_weights
 from llm.train.loop import LocalEngine
 from llm.train.optimiser import Optimiser, OptimiserConfig
 
+# the shape of recipes/laptop.yaml
 SHAPE = ModelConfig(
-    vocab_size=4096, hidden_size=256, num_layers=6, num_heads=4, num_kv_heads=4, head_size=64, mlp_size=768, context=256
+    vocab_size=4096,
+    hidden_size=256,
+    num_layers=4,
+    num_heads=2,
+    num_kv_heads=2,
+    head_size=128,
+    mlp_size=704,
+    context=256,
 )
 # One rate for every parameter and no decay: the sides group their parameters differently.
 ADAMW = OptimiserConfig(optimiser="adamw", lr=1e-3, embedding_lr=1e-3, weight_decay=0.0)

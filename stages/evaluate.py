@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
 
 
 class Params(StageParams):
+    window: int = Field(
+        256, ge=2, le=1 << 20, description="tokens of context in bits per byte; what the model was trained with"
+    )
     stride: float = Field(0.75, gt=0, le=1, description="share of a window that is scored anew in bits per byte")
     batch_size: int = Field(8, ge=1, le=4096, description="windows per batch; changes the order of sums")
     baseline_bytes: int = Field(
@@ -148,7 +151,14 @@ def measure_model(params: Params, text: Text, folder: Path) -> float:
     model = load_model(folder, params.base.torch_dtype)
     label = f"bits per byte of {folder.name}"
     found = measure_bits_per_byte(
-        model, text.tokens, text.token_bytes, text.tokenizer.eos_id, params.stride, params.batch_size, label
+        model,
+        text.tokens,
+        text.token_bytes,
+        text.tokenizer.eos_id,
+        params.window,
+        params.stride,
+        params.batch_size,
+        label,
     )
     assert found.num_bytes == text.num_bytes
     return found.value

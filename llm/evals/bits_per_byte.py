@@ -56,6 +56,7 @@ def measure_bits_per_byte(
     tokens: TokenArray,
     token_bytes: Sequence[bytes],
     eos_id: int,
+    window: int,
     stride_share: float = 0.5,
     batch_size: int = 16,
     label: str = "bits per byte",
@@ -63,7 +64,8 @@ def measure_bits_per_byte(
     """Return what the model needs to code a stream of documents.
 
     Args:    tokens: ids of the documents, each followed by eos_id.  token_bytes: the bytes of each id.
-             stride_share: in (0, 1]; how much of a window is scored anew.  The compute type is the model's.
+             window: tokens of context, cut to the model's own.  The compute type is the model's.
+             stride_share: in (0, 1]; how much of a window is scored anew.
     Returns: bits = -sum log2 p(token | up to window - 1 tokens before it), the first token after eos_id.
     Raises:  ValueError: the stream holds no text, or stride_share is out of range.
     Source:  sliding evaluation as in GPT-2 (Radford et al. 2019, section 3.1) with invertible byte counts.
@@ -71,7 +73,7 @@ def measure_bits_per_byte(
     num_bytes = count_bytes(tokens, token_bytes)
     if not num_bytes or not 0 < stride_share <= 1:
         raise ValueError(f"{num_bytes} bytes of text and stride_share={stride_share}: need text and (0, 1]")
-    window = model.config.context
+    window = min(window, model.config.context)
     stream = np.concatenate([[eos_id], tokens]).astype(np.int64)
     batches = list(slide(len(tokens), window, max(1, round(window * stride_share)), batch_size))
     nats = 0.0

@@ -60,7 +60,7 @@ def test_equals_one_window_at_a_time(model: Transformer) -> None:
             before = torch.tensor([stream[max(0, target - 16) : target]])
             logits = model.unembed(model(before)[0, -1])
             nats -= float(torch.log_softmax(logits.double(), -1)[stream[target]])
-    found = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, stride_share=1 / 16, batch_size=5)
+    found = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, 16, stride_share=1 / 16, batch_size=5)
     assert found.num_bytes == sum(len(TOKEN_BYTES[t]) for t in tokens)
     assert found.num_tokens == 61
     assert found.bits == pytest.approx(nats / math.log(2), rel=1e-5)
@@ -69,8 +69,8 @@ def test_equals_one_window_at_a_time(model: Transformer) -> None:
 
 def test_does_not_depend_on_the_batch(model: Transformer) -> None:
     tokens = make_tokens(200)
-    one = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, batch_size=1)
-    many = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, batch_size=64)
+    one = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, 16, batch_size=1)
+    many = measure_bits_per_byte(model, tokens, TOKEN_BYTES, EOS, 16, batch_size=64)
     assert one.bits == pytest.approx(many.bits, rel=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_a_uniform_model_costs_log2_of_the_vocabulary_per_token(model: Transform
     with torch.no_grad():
         flat.embedding.weight.zero_()
     tokens = make_tokens(50)
-    found = measure_bits_per_byte(flat, tokens, TOKEN_BYTES, EOS)
+    found = measure_bits_per_byte(flat, tokens, TOKEN_BYTES, EOS, 16)
     # Ends of documents are paid for and add no bytes.
     assert found.bits == pytest.approx(50 * math.log2(VOCAB), rel=1e-6)
     assert (tokens == EOS).sum() == 7
@@ -94,4 +94,4 @@ def test_decodes_the_bytes_with_terminators() -> None:
 
 def test_refuses_a_stream_without_text(model: Transformer) -> None:
     with pytest.raises(ValueError, match="0 bytes"):
-        measure_bits_per_byte(model, np.array([EOS, EOS], dtype=np.uint16), TOKEN_BYTES, EOS)
+        measure_bits_per_byte(model, np.array([EOS, EOS], dtype=np.uint16), TOKEN_BYTES, EOS, 16)
