@@ -21,9 +21,9 @@ from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, rea
 from llm.model.folder import load_model, to_hf_state
 from llm.model.transformer import Transformer
 from llm.progress import track
-from llm.quant.blocks import Packed, pack_q4_0, pack_q8_0, round_q4_0
+from llm.quant.blocks import Packed, join_q8_0, pack_q4_0, round_q4_0
 from llm.quant.calibration import collect_moments
-from llm.quant.compensate import compensate_q4_0
+from llm.quant.compensate import compensate_q4_0, compensate_q8_0
 from stages.plumbing.stage import Paths, main
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -74,11 +74,15 @@ def quantize(model: Transformer, tokenizer: Tokenizer, clean: Path, params: Para
     texts = read_texts(clean, "train", params.calibration)
     moments = collect_moments(model, draw_windows(texts, tokenizer, min(params.window_tokens, model.config.context)))
     matrices = {name: tensor.numpy() for name, tensor in to_hf_state(model).items() if tensor.ndim == 2}
-    q8_0 = {name: pack_q8_0(weight) for name, weight in matrices.items()}
+    # The look-up of an embedding meets each row alone; only as unembedding has it inputs to keep outputs close on.
+    q8_0 = {
+        name: join_q8_0(*compensate_q8_0(weight, moments[name], params.damping))
+        for name, weight in track(list(matrices.items()), "matrices rounded to 8 bits")
+    }
     rounded = {name: pack_q4_0(*round_q4_0(weight)) for name, weight in matrices.items()}
     compensated = {
         name: pack_q4_0(*compensate_q4_0(weight, moments[name], params.damping))
-        for name, weight in track(list(matrices.items()), "matrices rounded")
+        for name, weight in track(list(matrices.items()), "matrices rounded to 4 bits")
     }
     kept = {name: q8_0[name] for name in (EMBEDDING, "lm_head.weight") if name in q8_0 and params.embedding == "q8_0"}
     return {"q8_0": q8_0, "q4_0": {**compensated, **kept}, "q4_0_rtn": {**rounded, **kept}}

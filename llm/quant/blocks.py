@@ -63,9 +63,17 @@ def pack_q8_0(weight_OI: Floats) -> Packed:
     Raises:  ValueError: a row is no multiple of 32.
     Source:  ggml `quantize_row_q8_0_ref`. Same bytes (tested against the `gguf` package).
     """
-    blocks_OGB = split_blocks(weight_OI)
-    scale_OG1 = np.abs(blocks_OGB).max(axis=-1, keepdims=True) / np.float32(127)
-    codes_OGB = round_half_away(blocks_OGB * invert(scale_OG1)).astype(np.int8)
+    scale_OG1 = scale_q8_0(weight_OI)
+    return join_q8_0(scale_OG1, round_half_away(split_blocks(weight_OI) * invert(scale_OG1)).astype(np.int8))
+
+
+def scale_q8_0(weight_OI: Floats) -> Floats:
+    """Return max|w| / 127 of each block, [O, G, 1]."""
+    return np.asarray(np.abs(split_blocks(weight_OI)).max(axis=-1, keepdims=True) / np.float32(127))
+
+
+def join_q8_0(scale_OG1: Floats, codes_OGB: npt.NDArray[np.int8]) -> Packed:
+    """Store scales and signed codes as q8_0."""
     return Packed("q8_0", _join(scale_OG1, codes_OGB.view(np.uint8)))
 
 
