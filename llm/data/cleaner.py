@@ -140,7 +140,27 @@ def clean_questions(questions: Iterable[Question], ledger: Ledger) -> list[Quest
             continue
         question, blanked = ledger.clean_text(one.question), ledger.clean_text(one.blanked)
         passed.append(replace(one, question=question, blanked=blanked, options=options))
-    return drop_exact(passed, lambda one: "\n".join([one.question, *one.options]), ledger)
+    unique = drop_exact(passed, lambda one: "\n".join([one.question, *one.options]), ledger)
+    return drop_repeated(unique, ledger)
+
+
+def drop_repeated(questions: Sequence[Question], ledger: Ledger) -> list[Question]:
+    """Return the questions, by id, without those that another edition of a text asks again with other options.
+
+    The four questions on the same options go together: only whole fours are without a clue.
+    """
+    fours: dict[frozenset[str], list[Question]] = {}
+    for one in questions:
+        fours.setdefault(frozenset(one.options), []).append(one)
+    asked: set[str] = set()
+    for four in fours.values():
+        again = sorted(asked.intersection(one.id for one in four))
+        if again:
+            for one in four:
+                ledger.reject(one, "asked_before", to_json({"kept": again[0]}))
+            four.clear()
+        asked.update(one.id for one in four)
+    return sorted((one for four in fours.values() for one in four), key=lambda one: one.id)
 
 
 def _join(messages: Iterable[Message]) -> str:

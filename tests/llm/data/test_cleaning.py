@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import ConfigError
+from llm.data.cleaner import Ledger, clean_questions
 from llm.data.dedup import NearDuplicateParams, find_exact, find_near, shingle
 from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
 from llm.data.normalise import normalise_text
 from llm.data.pii import replace_pii
-from llm.data.schema import Document, hash_share, to_json
+from llm.data.schema import Document, Question, hash_share, to_json
 from llm.data.split import assign_splits, choose_surplus, find_seen, reading_order
 
 
@@ -176,3 +177,16 @@ def test_reading_order_keeps_modules_together() -> None:
     assert [one.id for one in ordered if one.group == "b"] == ["ba", "bf", "bf"]
     passages = [Document(str(n), "t", "s", "", "", to_json({"file": "f", "offset": n}), "g") for n in (900, 10_000, 0)]
     assert [one.id for one in sorted(passages, key=reading_order)] == ["0", "900", "10000"]
+
+
+def test_two_editions_do_not_ask_the_same_question_twice() -> None:
+    """Two editions of one book cut their passages differently: one question came back among other options."""
+
+    def four(options: str, names: str) -> list[Question]:
+        return [Question(name, "g", "s", f"after {name}?", "?", list(options), 0) for name in names]
+
+    ledger = Ledger()
+    kept = clean_questions(four("pqrs", "abcd") + four("ptuv", "aefg") + four("wxyz", "hijk"), ledger)
+    assert [one.id for one in kept] == ["a", "b", "c", "d", "h", "i", "j", "k"]
+    assert {(one.id, one.reason) for one in ledger.rejects} == {(name, "asked_before") for name in "aefg"}
+    assert ledger.inputs["questions"] == len(kept) + len(ledger.rejects)
