@@ -37,6 +37,7 @@ def test_ray_refuses_muon(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # the first run compiles DeepSpeed's communication op
 def test_two_workers_follow_the_local_curve(tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed: DeepSpeed builds its communication op with it")
