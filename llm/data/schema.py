@@ -6,6 +6,7 @@ state or of the order in which records arrive; so a record keeps its place when 
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Message = dict[str, str]
 
 ROW_GROUP_ROWS = 4096
+ROW_GROUP_CHARS = 16_000_000  # a row group of long texts ends here, so that a batch fits in memory
 _MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
@@ -98,7 +100,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A record that clean dropped; `kind` says of which file, `detail` what was measured or which id was kept."""
+    """A dropped record: `kind` says of which file (`input`: before it became a record), `detail` why, in figures."""
 
     id: str
     source: str
@@ -111,6 +113,23 @@ class Reject:
 
 
 Record = Document | Conversation | Preference | Question
+RAW_KINDS: dict[str, type[Record]] = {
+    "documents": Document,
+    "conversations": Conversation,
+    "preferences": Preference,
+    "questions": Question,
+}
+INPUT = "input"  # the kind of a reject that never became a record
+
+
+class BadRecord(ValueError):
+    """One record cannot be used; its neighbours can. `reason` is a snake_case name that rejects are counted by."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+
 R = TypeVar("R", Document, Conversation, Preference, Question, Reject)
 
 
@@ -141,6 +160,78 @@ class Records:
         write_rows(folder / "conversations.parquet", Conversation, self.conversations)
         write_rows(folder / "preferences.parquet", Preference, self.preferences)
         write_rows(folder / "questions.parquet", Question, self.questions)
+
+
+class RecordWriter:
+    """Streams one source to the four parquet files, `rejects.parquet` and `ledger.json`, in the order of arrival.
+
+    Each record of the input is either kept (`add`, with all that it became) or rejected (`reject`), once.
+    """
+
+    def __init__(self, folder: Path, source: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.source = folder, source
+        self.kept = 0
+        self.reasons: Counter[str] = Counter()
+        self.counts = dict.fromkeys(RAW_KINDS, 0)
+        self.document_bytes = 0
+        self._rows: dict[str, list[Any]] = {kind: [] for kind in (*RAW_KINDS, "rejects")}
+        self._chars = dict.fromkeys(self._rows, 0)
+        self._classes: dict[str, Any] = {**RAW_KINDS, "rejects": Reject}
+        self._writers = {
+            kind: pq.ParquetWriter(folder / f"{kind}.parquet", record.schema, compression="zstd")
+            for kind, record in self._classes.items()
+        }
+
+    @property
+    def num_rejected(self) -> int:
+        """Return how many input records were rejected."""
+        return self.reasons.total()
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Keep one input record: write what it became, at least one record."""
+        self.kept += 1
+        for record in records:
+            kind = next(kind for kind, one in RAW_KINDS.items() if isinstance(record, one))
+            self.counts[kind] += 1
+            if isinstance(record, Document):
+                self.document_bytes += len(record.text.encode())
+            self._push(kind, record)
+
+    def reject(self, file: str, offset: str | int, reason: str, error: str) -> None:
+        """Reject one input record: say where it was (file, and byte, line or row in it) and what was wrong."""
+        self.reasons[reason] += 1
+        name = hash_id(self.source, file, str(offset), reason)
+        detail = to_json({"file": file, "offset": offset, "error": error[:300]})
+        self._push("rejects", Reject(name, self.source, INPUT, reason, detail))
+
+    def _push(self, kind: str, row: Any) -> None:
+        self._rows[kind].append(row)
+        self._chars[kind] += len(row.text) if isinstance(row, Document) else 0
+        if len(self._rows[kind]) >= ROW_GROUP_ROWS or self._chars[kind] >= ROW_GROUP_CHARS:
+            self._flush(kind)
+
+    def _flush(self, kind: str) -> None:
+        rows, schema = self._rows[kind], self._classes[kind].schema
+        if rows:
+            columns = {name: [getattr(row, name) for row in rows] for name in schema.names}
+            self._writers[kind].write_table(pa.table(columns, schema=schema))
+            rows.clear()
+            self._chars[kind] = 0
+
+    def close(self) -> dict[str, Any]:
+        """Write what is left and the ledger; return the ledger."""
+        for kind, writer in self._writers.items():
+            self._flush(kind)
+            writer.close()
+        ledger = {
+            "input": self.kept + self.num_rejected,
+            "kept": self.kept,
+            "rejected": self.num_rejected,
+            "reasons": dict(sorted(self.reasons.items())),
+        }
+        (self.folder / "ledger.json").write_text(to_json(ledger) + "\n")
+        return ledger
 
 
 def write_rows(path: Path, record: type[R], rows: Sequence[R], splits: Mapping[str, str] | None = None) -> None:
