@@ -18,8 +18,6 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
-# A thread that waits must not burn the core that another needs: five times faster on a busy two-core machine.
-export OMP_WAIT_POLICY := passive
 
 .PHONY: help run test check verify serve chat demo flow mlflow report bench bento deps lock
 
