@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from llm.data.decontaminate import EvaluationIndex, find_contaminated
-from llm.data.dedup import key_words
+from llm.data.dedup import exact_keys
 from llm.data.filters import FilterParams, judge_texts
 from llm.data.language import identify_languages
 from llm.data.minhash import NearDuplicateParams, sign_texts
@@ -84,7 +84,7 @@ def clean_documents(batch: pa.RecordBatch, rules: Rules) -> Cleaned:
         for i, verdict in enumerate(verdicts)
         if verdict is not None and ids[i] not in rules.excluded
     ]
-    return Cleaned(kept, hash_keys(texts.to_pylist()), sign_texts(texts, rules.near), rejects, placeholders)
+    return Cleaned(kept, exact_keys(texts), sign_texts(texts, rules.near), rejects, placeholders)
 
 
 def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
@@ -113,7 +113,7 @@ def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     passed = [i for i, verdict in enumerate(verdicts) if verdict is None]
     columns = {name: [getattr(kept[i], name) for i in passed] for name in record.schema.names}
     table = pa.table(columns, schema=record.schema)
-    return Cleaned(table, hash_keys([texts[i] for i in passed]), None, rejects, placeholders)
+    return Cleaned(table, exact_keys(pa.array([texts[i] for i in passed], pa.string())), None, rejects, placeholders)
 
 
 def clean_conversation(one: Conversation, clean_text: Callable[[str], str]) -> tuple[Conversation, str]:
@@ -181,9 +181,3 @@ def add_contaminated(
         verdict or (("contaminated", match.describe()) if match else None)
         for verdict, match in zip(verdicts, found, strict=True)
     ]
-
-
-def hash_keys(texts: Sequence[str]) -> NDArray[np.uint8]:
-    """Return 16 bytes per text that depend on its words alone, or on the text where it has none."""
-    digests = [bytes.fromhex(hash_id(key_words(text) or text)) for text in texts]
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), KEY_BYTES)

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llm.data.cleaner import KEY_BYTES, Rules, clean_batch
-from llm.data.dedup import SignatureStore, find_duplicates
+from llm.data.dedup import Duplicates, find_duplicates, find_first
 from llm.data.parallel import map_ordered
 from llm.data.schema import RAW_KINDS, Reject, hash_id, to_json
+from llm.data.signatures import SignatureStore
 from llm.data.sorting import iter_sorted
 from llm.data.split import reading_key
 from llm.progress import track
@@ -76,12 +77,15 @@ class Corpus:
         # Excluded records come first: their copies are dropped as such, and do not take their place.
         ranked = [(name not in excluded, hash_id("order", name) if documents else name) for name in names]
         order = np.array(sorted(range(len(names)), key=ranked.__getitem__), np.int64)
-        found = find_duplicates(keys_NK, self.signatures, order, self.rules.near)
-        for i in np.nonzero(found.kept_by_N >= 0)[0].tolist():
-            detail: dict[str, str | float] = {"kept": names[found.kept_by_N[i]]}
-            if not found.exact_N[i]:
-                detail["similarity"] = round(float(found.similarity_N[i]), 3)
-            self.reject(i, "exact_duplicate" if found.exact_N[i] else "near_duplicate", to_json(detail), ledger)
+        if self.signatures is None:
+            first = find_first(keys_NK, order)
+            found = Duplicates(np.where(first == np.arange(len(first)), -1, first), np.ones(len(first)), first >= 0)
+        else:
+            self.signatures.close()
+            found = find_duplicates(keys_NK, self.signatures, order)
+        for i in np.nonzero(found.kept_by >= 0)[0].tolist():
+            detail = to_json({"kept": names[found.kept_by[i]], "similarity": round(float(found.similarity[i]), 3)})
+            self.reject(i, "exact_duplicate" if found.exact[i] else "near_duplicate", detail, ledger)
 
     def _drop_excluded(self, ledger: Ledger) -> None:
         excluded = pa.array(sorted(self.rules.excluded), pa.string())
