@@ -18,15 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numba import njit
 from numpy.typing import NDArray
 
 from llm.data.minhash import NearDuplicateParams as NearDuplicateParams
 from llm.data.minhash import sign_texts
 from llm.data.schema import hash_id
-from llm.data.signatures import SignatureStore
+from llm.data.signatures import SignatureStore, release_pages
 from llm.progress import track
 
 _WORD = re.compile(r"\w+")
+CHUNK_TEXTS = 8192  # texts compared until the pages of their candidates are given back
 
 
 @dataclass(frozen=True)
@@ -100,19 +102,62 @@ def find_alike(store: SignatureStore, order: NDArray[np.int64]) -> tuple[NDArray
     starts = np.cumsum(sizes) - sizes  # where in `members` the kept texts of a group are listed
     filled = np.zeros(len(sizes), dtype=np.int32)
     members = np.zeros(int(sizes.sum()), dtype=np.int32)
-    for place in track(np.flatnonzero((groups >= 0).any(axis=1)), "comparing texts"):
-        own = groups[place][groups[place] >= 0]
-        candidates = np.unique(np.concatenate([members[starts[g] : starts[g] + filled[g]] for g in own]))
-        row = order[place]
-        if len(candidates):
-            alike = (store.read(order[candidates]) == store.read([row])).mean(axis=1)
-            top = int(alike.argmax())
-            if alike[top] >= store.params.threshold:
-                kept_by[row], similarity[row] = order[candidates[top]], alike[top]
-                continue
-        members[starts[own] + filled[own]] = place
-        filled[own] += 1
+    seen = np.full(len(order), -1, dtype=np.int32)
+    signatures, num_perm = store.map(), store.params.num_perm
+    needed = next(equal for equal in range(num_perm + 1) if equal / num_perm >= store.params.threshold)
+    for place in track(range(0, len(order), CHUNK_TEXTS), "comparing texts"):
+        chunk = slice(place, place + CHUNK_TEXTS)
+        found, equal = _compare(signatures, order, groups[chunk], place, starts, filled, members, seen, needed)
+        kept_by[order[chunk]] = np.where(found >= 0, order[found], -1)
+        similarity[order[chunk]] = equal / num_perm
+        release_pages(signatures)
     return kept_by, similarity
+
+
+def _compare_chunk(
+    signatures: NDArray[np.uint32],
+    order: NDArray[np.int64],
+    groups: NDArray[np.int32],
+    start: int,
+    starts: NDArray[np.int64],
+    filled: NDArray[np.int32],
+    members: NDArray[np.int32],
+    seen: NDArray[np.int32],
+    needed: int,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each place of a chunk the most alike kept place (-1: none) and how many entries are equal.
+
+    Texts are named by their place in the order. A kept one enters its groups; `filled`, `members` and `seen`
+    (the last place that looked at a text, so that it does so once) are carried from chunk to chunk.
+    """
+    found = np.full(len(groups), -1, dtype=np.int64)
+    counts = np.zeros(len(groups), dtype=np.int64)
+    for offset in range(len(groups)):
+        mine, best, best_place = signatures[order[start + offset]], needed - 1, -1
+        for group in groups[offset]:
+            if group < 0:
+                continue
+            for slot in range(starts[group], starts[group] + filled[group]):
+                place = members[slot]
+                if seen[place] == start + offset:
+                    continue
+                seen[place] = start + offset
+                other, equal = signatures[order[place]], 0
+                for entry in range(len(mine)):
+                    equal += mine[entry] == other[entry]
+                if equal > best or (equal == best and place < best_place):
+                    best, best_place = equal, place
+        if best_place >= 0:
+            found[offset], counts[offset] = best_place, best
+            continue
+        for group in groups[offset]:
+            if group >= 0:
+                members[starts[group] + filled[group]] = start + offset
+                filled[group] += 1
+    return found, counts
+
+
+_compare = njit(cache=True)(_compare_chunk)
 
 
 def group_bands(store: SignatureStore, order: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

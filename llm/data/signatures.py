@@ -5,7 +5,6 @@ compares reads one band's keys at a time (8 bytes per text in memory), and signa
 """
 
 import mmap
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -13,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llm.data.minhash import NearDuplicateParams
-
-_RELEASE_EVERY = 4096  # rows read until their pages are given back
 
 
 def hash_bands(signatures: NDArray[np.uint32], params: NearDuplicateParams) -> NDArray[np.uint64]:
@@ -37,8 +34,6 @@ class SignatureStore:
         self._path = folder / "signatures.u32"
         self._bands = [folder / f"band-{band:03d}.u64" for band in range(params.bands)]
         self._files = [path.open("wb") for path in (self._path, *self._bands)]
-        self._map: np.memmap[tuple[int, int], np.dtype[np.uint32]] | None = None
-        self._rows_read = 0
 
     def append(self, signatures: NDArray[np.uint32]) -> None:
         """Add the signatures of a batch of texts, shape (texts, num_perm)."""
@@ -56,21 +51,23 @@ class SignatureStore:
     def __enter__(self) -> "SignatureStore":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def band(self, number: int) -> NDArray[np.uint64]:
         """Return every text's key of one band."""
         return np.fromfile(self._bands[number], dtype=np.uint64)
 
-    def read(self, rows: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint32]:
-        """Return the signatures of some texts, copied out of the file."""
-        if self._map is None:
-            self._map = np.memmap(self._path, np.uint32, "r", shape=(self.num_texts, self.params.num_perm))
-        found: NDArray[np.uint32] = np.asarray(self._map[rows])
-        self._rows_read += len(rows)
-        if self._rows_read >= _RELEASE_EVERY and hasattr(mmap, "MADV_DONTNEED"):
-            # Pages of a mapped file count as this process's memory until they are given back.
-            self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-            self._rows_read = 0
-        return found
+    def map(self) -> NDArray[np.uint32]:
+        """Return all signatures, shape (texts, num_perm), as a view of the file: what is not looked at is not read."""
+        if not self.num_texts:
+            return np.zeros((0, self.params.num_perm), dtype=np.uint32)
+        return np.memmap(self._path, np.uint32, "r", shape=(self.num_texts, self.params.num_perm))
+
+
+def release_pages(signatures: NDArray[np.uint32]) -> None:
+    """Give back the memory of a mapped file: its pages count as this process's own until then."""
+    if isinstance(signatures, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
