@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from llm.config import ConfigError
-from llm.data.dedup import shingle
+from llm.data.minhash import shingle
 from llm.data.schema import Conversation, Document, Preference, Question, Records
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from llm.config import ConfigError
 from llm.data.cleaner import Ledger, clean_questions
-from llm.data.dedup import NearDuplicateParams, find_exact, find_near, shingle
+from llm.data.dedup import NearDuplicateParams, find_exact, find_near
 from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
+from llm.data.minhash import shingle
 from llm.data.normalise import normalise_text
 from llm.data.pii import replace_pii
 from llm.data.schema import Document, Question, hash_share, to_json
