@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from llm.data.minhash import NearDuplicateParams as NearDuplicateParams
 from llm.data.minhash import sign_texts
 from llm.data.schema import hash_id
-from llm.data.signatures import SignatureStore, release_pages
+from llm.data.signatures import SignatureStore
 from llm.progress import track
 
 _WORD = re.compile(r"\w+")
-CHUNK_TEXTS = 8192  # texts compared until the pages of their candidates are given back
+CHUNK_TEXTS = 8192  # texts whose candidates' signatures are read together
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,39 @@ def find_alike(store: SignatureStore, order: NDArray[np.int64]) -> tuple[NDArray
     filled = np.zeros(len(sizes), dtype=np.int32)
     members = np.zeros(int(sizes.sum()), dtype=np.int32)
     seen = np.full(len(order), -1, dtype=np.int32)
-    signatures, num_perm = store.map(), store.params.num_perm
+    held_at = np.zeros(store.num_texts, dtype=np.int32)
+    num_perm = store.params.num_perm
     needed = next(equal for equal in range(num_perm + 1) if equal / num_perm >= store.params.threshold)
-    for place in track(range(0, len(order), CHUNK_TEXTS), "comparing texts"):
-        chunk = slice(place, place + CHUNK_TEXTS)
-        found, equal = _compare(signatures, order, groups[chunk], place, starts, filled, members, seen, needed)
+    for start in track(range(0, len(order), CHUNK_TEXTS), "comparing texts"):
+        chunk = slice(start, start + CHUNK_TEXTS)
+        rows = np.sort(order[_list_candidates(groups[chunk], start, starts, filled, members)])
+        held_at[rows] = np.arange(len(rows))
+        lists = starts, filled, members, seen
+        found, equal = _compare(store.read(rows), held_at, order, groups[chunk], start, *lists, needed)
         kept_by[order[chunk]] = np.where(found >= 0, order[found], -1)
         similarity[order[chunk]] = equal / num_perm
-        release_pages(signatures)
     return kept_by, similarity
+
+
+def _list_candidates(
+    groups: NDArray[np.int32],
+    start: int,
+    starts: NDArray[np.int64],
+    filled: NDArray[np.int32],
+    members: NDArray[np.int32],
+) -> NDArray[np.int64]:
+    """Return the places of a chunk's texts that share a band, and of the kept texts that they share it with."""
+    shared = groups >= 0
+    own = np.flatnonzero(shared.any(axis=1)) + start
+    touched = np.unique(groups[shared])
+    counts = filled[touched]
+    first = np.repeat(starts[touched] - (np.cumsum(counts) - counts), counts)
+    return np.unique(np.concatenate([own, members[first + np.arange(len(first))]]))
 
 
 def _compare_chunk(
     signatures: NDArray[np.uint32],
+    held_at: NDArray[np.int32],
     order: NDArray[np.int64],
     groups: NDArray[np.int32],
     start: int,
@@ -127,13 +147,14 @@ def _compare_chunk(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each place of a chunk the most alike kept place (-1: none) and how many entries are equal.
 
-    Texts are named by their place in the order. A kept one enters its groups; `filled`, `members` and `seen`
-    (the last place that looked at a text, so that it does so once) are carried from chunk to chunk.
+    Texts are named by their place in the order; the signature of row r is held at `held_at[r]`. A kept text enters
+    its groups: `filled`, `members` and `seen` (the last place that looked at a text, so that it does so once) are
+    carried from chunk to chunk.
     """
     found = np.full(len(groups), -1, dtype=np.int64)
     counts = np.zeros(len(groups), dtype=np.int64)
     for offset in range(len(groups)):
-        mine, best, best_place = signatures[order[start + offset]], needed - 1, -1
+        mine, best, best_place = held_at[order[start + offset]], needed - 1, -1
         for group in groups[offset]:
             if group < 0:
                 continue
@@ -142,9 +163,9 @@ def _compare_chunk(
                 if seen[place] == start + offset:
                     continue
                 seen[place] = start + offset
-                other, equal = signatures[order[place]], 0
-                for entry in range(len(mine)):
-                    equal += mine[entry] == other[entry]
+                other, equal = held_at[order[place]], 0
+                for entry in range(signatures.shape[1]):
+                    equal += signatures[mine, entry] == signatures[other, entry]
                 if equal > best or (equal == best and place < best_place):
                     best, best_place = equal, place
         if best_place >= 0:

@@ -4,7 +4,6 @@ A text costs 4 bytes per signature entry and 8 per band (712 with the defaults),
 compares reads one band's keys at a time (8 bytes per text in memory), and signatures of candidates only.
 """
 
-import mmap
 from pathlib import Path
 from types import TracebackType
 
@@ -60,14 +59,15 @@ class SignatureStore:
         """Return every text's key of one band."""
         return np.fromfile(self._bands[number], dtype=np.uint64)
 
-    def map(self) -> NDArray[np.uint32]:
-        """Return all signatures, shape (texts, num_perm), as a view of the file: what is not looked at is not read."""
-        if not self.num_texts:
-            return np.zeros((0, self.params.num_perm), dtype=np.uint32)
-        return np.memmap(self._path, np.uint32, "r", shape=(self.num_texts, self.params.num_perm))
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Return the signatures of some texts, shape (len(rows), num_perm).
 
-
-def release_pages(signatures: NDArray[np.uint32]) -> None:
-    """Give back the memory of a mapped file: its pages count as this process's own until then."""
-    if isinstance(signatures, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        signatures._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+        Not a memory map: the pages of one count as this process's memory, and each look maps many of them.
+        """
+        found = np.empty((len(rows), self.params.num_perm), dtype=np.uint32)
+        with self._path.open("rb", buffering=0) as file:
+            for row, into in zip(rows.tolist(), found, strict=True):
+                file.seek(row * found.itemsize * self.params.num_perm)
+                read = file.readinto(into.data)
+                assert read == into.nbytes, f"{self._path}: row {row} is not whole"
+        return found
