@@ -80,5 +80,6 @@ deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closu
 	@python -m stages.plumbing.deps --write
 
 lock: .venv/installed ## compile requirements.lock from requirements.in (find a CPU torch with UV_FIND_LINKS)
+	@sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock  # what is locked is preferred: the CPU file, which names no CUDA package
 	uv pip compile requirements.in -o requirements.lock --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q
 	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

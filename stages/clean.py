@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from llm.config import StageParams, require
-from llm.data.cleaner import Rules
+from llm.data.cleaner import Rules, join_messages
 from llm.data.corpus import Corpus, Ledger
-from llm.data.decontaminate import DecontaminateParams, build_index
-from llm.data.dedup import describe_threshold, key_words
+from llm.data.decontaminate import DecontaminateParams, EvaluationIndex, build_index
+from llm.data.banding import describe_threshold
+from llm.data.dedup import key_words
 from llm.data.filters import FilterParams
 from llm.data.minhash import NearDuplicateParams
+from llm.data.normalise import normalise_text
 from llm.data.parallel import map_ordered
 from llm.data.pii import PIIParams
-from llm.data.schema import RAW_KINDS, ROW_GROUP_ROWS, Question, Reject, to_json, write_rows
+from llm.data.schema import RAW_KINDS, ROW_GROUP_ROWS, Question, Reject, iter_rows, to_json, write_rows
 from llm.data.split import TRAIN, VAL, Splits, Surplus, find_seen
 from llm.progress import track
 from stages.plumbing.stage import Paths, main
@@ -70,6 +72,7 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
         write_corpus(corpus, splits, clean / f"{kind}.parquet", counts, ledger, surplus)
         lost = sum(one.kind == kind for one in ledger.rejects)
         assert ledger.inputs[kind] == counts.splits[kind].total() + lost, f"{kind}: {ledger.inputs[kind]} in, {lost} lost"
+    rejects.mkdir(parents=True, exist_ok=True)
     ledger.rejects.sort(key=lambda one: (one.kind, one.reason, one.id, one.detail))
     write_rows(rejects / "rejects.parquet", Reject, ledger.rejects)
     return measure(counts, ledger) | {"near_duplicates": describe_threshold(params.near)}
@@ -82,6 +85,23 @@ def list_raw(paths: Paths, names: Iterable[str]) -> list[Path]:
     missing = [name for name in names if not (root / name / "documents.parquet").exists()]
     require(not missing, f"data/raw: {', '.join(missing)} not ingested yet; run `dvc repro` (make run)")
     return [root / name for name in names]
+
+
+def read_evaluation(params: Params, paths: Paths) -> EvaluationIndex | None:
+    """Return the passages of the evaluation sources, or None where there are none."""
+    folders = list_raw(paths, paths.evaluation_sources) if paths.evaluation_sources else []
+    return build_index(evaluation_texts(folders), params.decontaminate) if folders else None
+
+
+def evaluation_texts(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of every record of evaluation sources, in the form that clean brings texts to."""
+    for folder in folders:
+        for row in iter_rows(folder / "documents.parquet"):
+            yield row["id"], normalise_text(row["text"])
+        for row in iter_rows(folder / "conversations.parquet"):
+            yield row["id"], normalise_text(join_messages(row["messages"]))
+        for row in iter_rows(folder / "preferences.parquet"):
+            yield row["id"], normalise_text("\n".join([join_messages(row["prompt"]), row["chosen"], row["rejected"]]))
 
 
 def drop_repeated(questions: Corpus, ledger: Ledger) -> None:

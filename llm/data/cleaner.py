@@ -77,7 +77,7 @@ def clean_documents(batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     table = table.set_column(table.schema.get_field_index("text"), Document.schema.field("text"), texts)
     meta = [to_json({**json.loads(one or "{}"), "language": code}) for one, (code, _) in zip(metas, languages, strict=True)]
     table = table.set_column(table.schema.get_field_index("meta"), Document.schema.field("meta"), pa.array(meta, pa.string()))
-    kept = table.take(passed)
+    kept = table.take(pa.array(passed, pa.int64()))
     texts = kept["text"].combine_chunks()
     rejects = [
         Reject(ids[i], sources[i], "documents", *verdict)
