@@ -89,6 +89,22 @@ FAMILIES: list[tuple[str, Any, list[Any]]] = [
         {"context": "Rain.", "question": "Wet?", "answers": {"text": ["yes", "so"], "answer_start": [1, 2]}},
         [[("user", "Rain.\n\nWet?"), ("assistant", "yes")], "Rain.\n\nWet?\n\nyes"],
     ),
+    (
+        "a truth value as the answer",
+        {"passage": "Rain.", "question": "Wet?", "answer": True},
+        [[("user", "Rain.\n\nWet?"), ("assistant", "true")], "Rain.\n\nWet?\n\ntrue"],
+    ),
+    (
+        "columns in capitals",
+        {"Question": "2+2?", " Answer": 4.0},
+        [[("user", "2+2?"), ("assistant", "4.0")], "2+2?\n\n4.0"],
+    ),
+    (
+        "a task with its program and tests",
+        {"text": "Add.", "code": "a + b", "test_list": ["assert 1"], "task_id": 3},
+        [[("user", "Add."), ("assistant", "a + b")], "Add.\n\na + b"],
+    ),
+    ("a text with the code of its language", {"text": "Words.", "code": "en"}, ["Words."]),
     ("a number as the answer", {"input": "2+2", "target": 4}, [[("user", "2+2"), ("assistant", "4")], "2+2\n\n4"]),
     (
         "options in columns",
@@ -198,7 +214,8 @@ REFUSED: list[tuple[str, Any]] = [
     ("wrong_type", {"messages": [ASK, {"role": "assistant", "content": 5}]}),
     ("wrong_type", {"instruction": "Add.", "instances": [1]}),
     ("wrong_type", {"question": "Q?", "choices": "ab", "answer": "a"}),
-    ("wrong_type", {"question": "Q?", "answer": True}),
+    ("wrong_type", {"question": "Q?", "answer": float("nan")}),
+    ("wrong_type", {"question": "Q?", "answer": {"start": 3}}),
     ("missing_column", {}),
     ("missing_column", {"label": 1}),
     ("missing_column", {"text": None}),
