@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from llm.config import StageParams, require
-from llm.data.cleaner import Rules, join_messages
+from llm.data.cleaner import Rules
 from llm.data.corpus import Corpus, Ledger
-from llm.data.decontaminate import DecontaminateParams, EvaluationIndex, build_index
 from llm.data.banding import describe_threshold
 from llm.data.dedup import key_words
+from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
 from llm.data.filters import FilterParams
 from llm.data.minhash import NearDuplicateParams
 from llm.data.normalise import normalise_text
@@ -56,7 +56,8 @@ class Params(StageParams):
 def run(params: Params, paths: Paths) -> dict[str, object]:
     raw = list_raw(paths, paths.sources)
     ledger = Ledger()
-    rules = Rules(params.filters, params.near, params.pii, frozenset(params.exclude_ids), read_evaluation(params, paths))
+    excluded, evaluation = frozenset(params.exclude_ids), read_evaluation(params, paths)
+    rules = Rules(params.filters, params.near, params.pii, excluded, evaluation, params.decontaminate)
     corpora = {kind: Corpus(kind, paths.scratch, rules) for kind in RAW_KINDS}
     for kind, corpus in corpora.items():
         corpus.collect([folder / f"{kind}.parquet" for folder in raw], params.base.threads, ledger)
@@ -93,15 +94,15 @@ def read_evaluation(params: Params, paths: Paths) -> EvaluationIndex | None:
     return build_index(evaluation_texts(folders), params.decontaminate) if folders else None
 
 
-def evaluation_texts(folders: Iterable[Path]) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of every record of evaluation sources, in the form that clean brings texts to."""
+def evaluation_texts(folders: Iterable[Path]) -> Iterator[EvaluationText]:
+    """Yield the texts of evaluation sources, each message and answer for itself, in the form that clean gives them."""
     for folder in folders:
-        for row in iter_rows(folder / "documents.parquet"):
-            yield row["id"], normalise_text(row["text"])
-        for row in iter_rows(folder / "conversations.parquet"):
-            yield row["id"], normalise_text(join_messages(row["messages"]))
-        for row in iter_rows(folder / "preferences.parquet"):
-            yield row["id"], normalise_text("\n".join([join_messages(row["prompt"]), row["chosen"], row["rejected"]]))
+        for kind in ("documents", "conversations", "preferences"):
+            for row in iter_rows(folder / f"{kind}.parquet"):
+                messages = row.get("messages") or row.get("prompt") or []
+                texts = [row.get("text"), *(one["content"] for one in messages), row.get("chosen"), row.get("rejected")]
+                for text in filter(None, texts):
+                    yield EvaluationText(row["id"], row["source"], normalise_text(text))
 
 
 def drop_repeated(questions: Corpus, ledger: Ledger) -> None:

@@ -6,15 +6,16 @@ rejected under a named reason. What needs more than one batch (duplicates, split
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llm.data.decontaminate import EvaluationIndex, find_contaminated
+from llm.data.decontaminate import Hits, find_hits
 from llm.data.dedup import exact_keys
+from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex
 from llm.data.filters import FilterParams, judge_texts
 from llm.data.language import identify_languages
 from llm.data.minhash import NearDuplicateParams, sign_texts
@@ -45,17 +46,19 @@ class Rules:
     pii: PIIParams
     excluded: frozenset[str] = frozenset()
     evaluation: EvaluationIndex | None = None
+    decontaminate: DecontaminateParams = DecontaminateParams()
 
 
 @dataclass
 class Cleaned:
-    """A cleaned batch: what passed, with the keys that duplicates share, and what did not."""
+    """A cleaned batch: what passed, with what duplicates and evaluation sets are found by, and what did not."""
 
     kept: pa.Table
     keys_NK: NDArray[np.uint8]  # 16 bytes of hash each: equal for the same words
     signatures_NP: NDArray[np.uint32] | None  # MinHash, of documents only
-    rejects: list[Reject] = field(default_factory=list)
-    placeholders: Counter[str] = field(default_factory=Counter)
+    hits: Hits | None  # places that an evaluation set has too
+    rejects: list[Reject]
+    placeholders: Counter[str]
 
 
 def clean_batch(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
@@ -68,29 +71,24 @@ def clean_documents(batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     texts, placeholders = replace_all(normalise_texts(batch["text"]), rules.pii)
     languages = identify_languages(texts)
     verdicts = judge_texts(texts, rules.filters, languages)
-    verdicts = add_contaminated(verdicts, texts, rules)
     ids, sources = batch["id"].to_pylist(), batch["source"].to_pylist()
+    metas = [
+        to_json({**json.loads(meta or "{}"), "language": code})
+        for meta, (code, _) in zip(batch["meta"].to_pylist(), languages, strict=True)
+    ]
     # An excluded record passes here: its copies must still meet it, or one of them would take its place.
     passed = [i for i, verdict in enumerate(verdicts) if verdict is None or ids[i] in rules.excluded]
-    metas = batch["meta"].to_pylist()
-    table = pa.table(batch)
-    table = table.set_column(table.schema.get_field_index("text"), Document.schema.field("text"), texts)
-    meta = [to_json({**json.loads(one or "{}"), "language": code}) for one, (code, _) in zip(metas, languages, strict=True)]
-    table = table.set_column(table.schema.get_field_index("meta"), Document.schema.field("meta"), pa.array(meta, pa.string()))
-    kept = table.take(pa.array(passed, pa.int64()))
-    texts = kept["text"].combine_chunks()
-    rejects = [
-        Reject(ids[i], sources[i], "documents", *verdict)
-        for i, verdict in enumerate(verdicts)
-        if verdict is not None and ids[i] not in rules.excluded
-    ]
-    return Cleaned(kept, exact_keys(texts), sign_texts(texts, rules.near), rejects, placeholders)
+    columns = {name: batch[name] for name in Document.schema.names} | {"text": texts, "meta": pa.array(metas)}
+    kept = pa.table(columns, schema=Document.schema).take(pa.array(passed, pa.int64()))
+    dropped = sorted(set(range(len(ids))) - set(passed))
+    rejects = [Reject(ids[i], sources[i], "documents", *(verdicts[i] or ("", ""))) for i in dropped]
+    return finish("documents", kept, rules, rejects, placeholders)
 
 
 def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     """Return the conversations, preferences or questions of a batch that are whole."""
     clean = {"conversations": clean_conversation, "preferences": clean_preference, "questions": clean_question}[kind]
-    record, kept, texts, rejects = RAW_KINDS[kind], [], [], []
+    record, kept, rejects = RAW_KINDS[kind], [], []
     placeholders: Counter[str] = Counter()
 
     def clean_text(text: str) -> str:
@@ -101,33 +99,47 @@ def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     for row in batch.to_pylist():
         one = record(**row)
         try:
-            one, text = clean(one, clean_text)
-            kept.append(one)
-            texts.append(text)
+            kept.append(clean(one, clean_text))
         except BadRecord as problem:
             rejects.append(Reject(one.id, one.source, kind, problem.reason, problem.detail))
-    verdicts = add_contaminated([None] * len(kept), pa.array(texts, pa.string()), rules)
-    rejects += [
-        Reject(one.id, one.source, kind, *verdict) for one, verdict in zip(kept, verdicts, strict=True) if verdict
-    ]
-    passed = [i for i, verdict in enumerate(verdicts) if verdict is None]
-    columns = {name: [getattr(kept[i], name) for i in passed] for name in record.schema.names}
-    table = pa.table(columns, schema=record.schema)
-    return Cleaned(table, exact_keys(pa.array([texts[i] for i in passed], pa.string())), None, rejects, placeholders)
+    columns = {name: [getattr(one, name) for one in kept] for name in record.schema.names}
+    return finish(kind, pa.table(columns, schema=record.schema), rules, rejects, placeholders)
 
 
-def clean_conversation(one: Conversation, clean_text: Callable[[str], str]) -> tuple[Conversation, str]:
-    """Return a conversation that ends in an answer, and its text, or raise BadRecord."""
+def finish(kind: str, kept: pa.Table, rules: Rules, rejects: list[Reject], placeholders: Counter[str]) -> Cleaned:
+    """Return a cleaned batch with the keys, signatures and hits of what passed."""
+    texts = list_texts(kind, kept)
+    signatures = sign_texts(texts, rules.near) if kind == "documents" else None
+    hits = find_hits(texts, rules.evaluation) if rules.evaluation is not None else None
+    return Cleaned(kept, exact_keys(texts), signatures, hits, rejects, placeholders)
+
+
+def list_texts(kind: str, records: pa.Table) -> pa.StringArray:
+    """Return the text of each record by which copies of it are known."""
+    if kind == "documents":
+        return records["text"].combine_chunks()
+    if kind == "questions":
+        rows = zip(records["question"].to_pylist(), records["options"].to_pylist(), strict=True)
+        return pa.array(["\n".join([question, *options]) for question, options in rows], pa.string())
+    if kind == "conversations":
+        return pa.array([join_messages(one) for one in records["messages"].to_pylist()], pa.string())
+    columns = (records[name].to_pylist() for name in ("prompt", "chosen", "rejected"))
+    rows = ("\n".join([join_messages(prompt), *answers]) for prompt, *answers in zip(*columns, strict=True))
+    return pa.array(list(rows), pa.string())
+
+
+def clean_conversation(one: Conversation, clean_text: Callable[[str], str]) -> Conversation:
+    """Return a conversation that ends in an answer, or raise BadRecord."""
     messages = clean_messages(one.messages, clean_text)
     if not all(message["content"] for message in messages):
         raise BadRecord("empty_message")
     if not messages or messages[-1]["role"] != "assistant":
         raise BadRecord("no_answer", "the last message is not the assistant's")
-    return replace(one, messages=messages), join_messages(messages)
+    return replace(one, messages=messages)
 
 
-def clean_preference(one: Preference, clean_text: Callable[[str], str]) -> tuple[Preference, str]:
-    """Return a preference between two answers that are filled and differ, and its text, or raise BadRecord."""
+def clean_preference(one: Preference, clean_text: Callable[[str], str]) -> Preference:
+    """Return a preference between two answers that are filled and differ, or raise BadRecord."""
     prompt = clean_messages(one.prompt, clean_text)
     chosen, rejected = clean_text(one.chosen), clean_text(one.rejected)
     if not prompt or not all(message["content"] for message in prompt):
@@ -136,17 +148,16 @@ def clean_preference(one: Preference, clean_text: Callable[[str], str]) -> tuple
         raise BadRecord("empty_answer", "chosen" if not chosen else "rejected")
     if chosen == rejected:
         raise BadRecord("same_answers")
-    text = "\n".join([join_messages(prompt), chosen, rejected])
-    return replace(one, prompt=prompt, chosen=chosen, rejected=rejected), text
+    return replace(one, prompt=prompt, chosen=chosen, rejected=rejected)
 
 
-def clean_question(one: Question, clean_text: Callable[[str], str]) -> tuple[Question, str]:
-    """Return a question whose options are filled and differ, and its text, or raise BadRecord."""
+def clean_question(one: Question, clean_text: Callable[[str], str]) -> Question:
+    """Return a question whose options are filled and differ, or raise BadRecord."""
     options = [clean_text(option) for option in one.options]
     if len(set(options)) < len(one.options) or not all(options):
         raise BadRecord("options_not_distinct")
     question, blanked = clean_text(one.question), clean_text(one.blanked)
-    return replace(one, question=question, blanked=blanked, options=options), "\n".join([question, *options])
+    return replace(one, question=question, blanked=blanked, options=options)
 
 
 def clean_messages(messages: Iterable[Message], clean_text: Callable[[str], str]) -> list[Message]:
@@ -168,16 +179,3 @@ def replace_all(texts: pa.StringArray, params: PIIParams) -> tuple[pa.StringArra
         placeholders.update(found)
         out.append(text)
     return pa.array(out, pa.string()), placeholders
-
-
-def add_contaminated(
-    verdicts: Sequence[tuple[str, str] | None], texts: pa.StringArray, rules: Rules
-) -> list[tuple[str, str] | None]:
-    """Return the verdicts, with one for each text that holds a passage of an evaluation set."""
-    if rules.evaluation is None:
-        return list(verdicts)
-    found = find_contaminated(texts, rules.evaluation)
-    return [
-        verdict or (("contaminated", match.describe()) if match else None)
-        for verdict, match in zip(verdicts, found, strict=True)
-    ]

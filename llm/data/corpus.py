@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from llm.data.cleaner import KEY_BYTES, Rules, clean_batch
+from llm.data.cleaner import KEY_BYTES, Rules, clean_batch, list_texts
+from llm.data.decontaminate import HitLedger, describe_match
 from llm.data.dedup import Duplicates, find_duplicates, find_first
 from llm.data.parallel import map_ordered
 from llm.data.schema import RAW_KINDS, Reject, hash_id, to_json
@@ -46,6 +47,7 @@ class Corpus:
         self.path = scratch / f"{kind}.parquet"
         self.schema = RAW_KINDS[kind].schema
         self.signatures = SignatureStore(scratch / "signatures", rules.near) if kind == "documents" else None
+        self.hits = HitLedger(rules.evaluation, rules.decontaminate) if rules.evaluation is not None else None
         self.ids = self.groups = self.sources = self.places = pa.chunked_array([], pa.string())
         self.keep_N = np.zeros(0, bool)
 
@@ -53,6 +55,7 @@ class Corpus:
         """Clean the records of raw files, and drop exact and near duplicates."""
         ids, groups, sources, keys, places = [], [], [], [], []
         batches = track(_count(iter_batches(files), self.kind, ledger), f"cleaning {self.kind}")
+        num_kept = 0
         with pq.ParquetWriter(self.path, self.schema, compression="lz4") as writer:
             for cleaned in map_ordered(partial(clean_batch, self.kind, rules=self.rules), batches, processes):
                 writer.write_table(cleaned.kept)
@@ -62,6 +65,9 @@ class Corpus:
                 keys.append(cleaned.keys_NK)
                 if self.signatures is not None and cleaned.signatures_NP is not None:
                     self.signatures.append(cleaned.signatures_NP)
+                if self.hits is not None and cleaned.hits is not None:
+                    self.hits.add(cleaned.hits, num_kept)
+                num_kept += len(cleaned.kept)
                 ledger.rejects += cleaned.rejects
                 ledger.placeholders += cleaned.placeholders
         self.ids, self.groups, self.sources = (pa.chunked_array(one, pa.string()) for one in (ids, groups, sources))
@@ -69,6 +75,7 @@ class Corpus:
         self.keep_N = np.ones(len(self.ids), bool)
         self._drop_duplicates(np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *keys]), ledger)
         self._drop_excluded(ledger)
+        self._drop_contaminated(ledger)
 
     def _drop_duplicates(self, keys_NK: NDArray[np.uint8], ledger: Ledger) -> None:
         """Keep the first of each kind, in an order that neither names of sources nor lengths decide."""
@@ -92,6 +99,23 @@ class Corpus:
         named = pc.or_(pc.is_in(self.ids, excluded), pc.is_in(self.groups, excluded)).to_numpy()
         for i in np.nonzero(named & self.keep_N)[0].tolist():
             self.reject(i, "excluded", "clean.exclude_ids names it, or what it was made from", ledger)
+
+    def _drop_contaminated(self, ledger: Ledger) -> None:
+        """Drop what holds a passage of an evaluation set; the reject quotes it."""
+        index, params = self.rules.evaluation, self.rules.decontaminate
+        if self.hits is None or index is None:
+            return
+        matches = self.hits.find_matches(self.keep_N)
+        places, start = np.nonzero(self.keep_N)[0], 0
+        for table in self.read():
+            here = places[start : start + len(table)]
+            start += len(table)
+            if matches.keys() & set(here.tolist()):
+                texts = list_texts(self.kind, table)
+                for row, i in enumerate(here.tolist()):
+                    if i in matches:
+                        found = describe_match(matches[i], texts[row].as_py(), index, params)
+                        self.reject(i, "contaminated", to_json(found._asdict()), ledger)
 
     def reject(self, i: int, reason: str, detail: str, ledger: Ledger) -> None:
         """Drop the record in place `i` of the order of arrival."""

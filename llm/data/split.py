@@ -15,7 +15,7 @@ from llm.data.docstrings import split_sentences
 from llm.data.schema import hash_id, hash_share
 
 TRAIN, VAL = "train", "val"
-PLACE = ("file", "offset", "module", "name")  # what meta may say of where in its group a document stands
+PLACE = ("file", "offset", "passage", "module", "name")  # what meta may say of where in its group a document stands
 
 
 class Splits:
