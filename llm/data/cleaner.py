@@ -50,9 +50,9 @@ class Ledger:
 
     def clean_text(self, text: str) -> str:
         """Return the text in normal form with placeholders for addresses."""
-        text, emails, addresses = replace_pii(normalise_text(text))
-        self.emails += emails
-        self.addresses += addresses
+        text, found = replace_pii(normalise_text(text))
+        self.emails += found["email"]
+        self.addresses += found["ip"]
         return text
 
     def clean_messages(self, messages: Iterable[Message]) -> list[Message]:
