@@ -1,6 +1,6 @@
 """Find personal data and secrets by their form, and put typed placeholders such as <EMAIL> in their place.
 
-E-mail and IP addresses here, numbers (cards, bank accounts, telephones) in pii_numbers, keys in pii_secrets. What has
+E-mail and IP addresses here, numbers in pii_numbers and pii_phones, keys in pii_secrets. What has
 no form of its own is not looked for: names, postal addresses, dates of birth, organisations.
 `replace_pii` is idempotent: it goes on until nothing is found. Cheap tests come first, because most texts hold nothing.
 """
@@ -66,7 +66,7 @@ def find_pii(text: str, params: PIIParams = DEFAULT) -> list[Span]:
     if "email" in wanted and "@" in text:
         found += (Span("email", *place) for place in _find_emails(text))
     digit = _DIGIT.search(text)
-    if digit is not None:  # all the others hold one, and two texts of three do not
+    if digit is not None:  # all numbers begin at one, and two texts of three hold none
         first = digit.start()
         if "ip" in wanted:
             found += (Span("ip", *place) for place in _find_ipv4(text, first))
@@ -76,8 +76,8 @@ def find_pii(text: str, params: PIIParams = DEFAULT) -> list[Span]:
             found += (Span("iban", *place) for place in find_ibans(text, first))
         if wanted & NUMBERS:
             found += (Span(*one) for one in find_numbers(text, first) if one[0] in wanted)
-        if wanted & SECRETS:
-            found += (Span(*one) for one in find_secrets(text) if one[0] in wanted)
+    if wanted & SECRETS and (digit is not None or "hf_" in text):
+        found += (Span(*one) for one in find_secrets(text) if one[0] in wanted)
     return _drop_overlaps(found) if len(found) > 1 else found
 
 

@@ -1,4 +1,4 @@
-"""Normal form, placeholders, filters, duplicates and the split."""
+"""Normal form, filters, duplicates and the split."""
 
 import random
 import unicodedata
@@ -11,7 +11,6 @@ from llm.data.dedup import NearDuplicateParams, find_exact, find_near
 from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
 from llm.data.minhash import shingle
 from llm.data.normalise import normalise_text
-from llm.data.pii import replace_pii
 
 
 @pytest.mark.parametrize(
@@ -39,26 +38,6 @@ def test_normal_form_is_stable_and_nfc(text: str) -> None:
     assert normalise_text(once) == once
     assert unicodedata.is_normalized("NFC", once)
     assert "\r" not in once
-
-
-@pytest.mark.parametrize(
-    "text, replaced",
-    [
-        ("Mail a.b+c@mail.example.co.uk, or 'joe@ex.com'.", "Mail <EMAIL>, or '<EMAIL>'."),
-        ("o'brien@ex.ie müller@bücher.example", "<EMAIL> <EMAIL>"),
-        ("see 10.0.0.1:80, 192.168.0.0/16.", "see <IP>:80, <IP>/16."),
-        ("2001:db8::1 fe80::1ff:fe23:4567:890a ::ffff:10.1.2.3", "<IP> <IP> <IP>"),
-        ("1:2:3:4:5:6:7:8", "<IP>"),
-        ("user@host @decorator x[::2] std::add 12:30:45 300.1.1.1 1.2.3.4.5", None),
-        ("section 3.4.1.1, §4.2.3.1, version 1.2.3.4", None),
-    ],
-)
-def test_placeholders(text: str, replaced: str | None) -> None:
-    assert replace_pii(text)[0] == (text if replaced is None else replaced)
-
-
-def test_placeholders_are_counted() -> None:
-    assert replace_pii("a@b.org, c@d.org at 8.8.8.8")[1:] == (2, 1)
 
 
 @pytest.mark.parametrize(
