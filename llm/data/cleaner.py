@@ -69,20 +69,26 @@ def clean_batch(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
 def clean_documents(batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     """Return the documents of a batch that pass the rules, with their language in `meta`."""
     texts, placeholders = replace_all(normalise_texts(batch["text"]), rules.pii)
-    languages = identify_languages(texts)
-    verdicts = judge_texts(texts, rules.filters, languages)
+    verdicts = judge_texts(texts, rules.filters)
     ids, sources = batch["id"].to_pylist(), batch["source"].to_pylist()
-    metas = [
-        to_json({**json.loads(meta or "{}"), "language": code})
-        for meta, (code, _) in zip(batch["meta"].to_pylist(), languages, strict=True)
-    ]
     # An excluded record passes here: its copies must still meet it, or one of them would take its place.
     passed = [i for i, verdict in enumerate(verdicts) if verdict is None or ids[i] in rules.excluded]
-    columns = {name: batch[name] for name in Document.schema.names} | {"text": texts, "meta": pa.array(metas)}
-    kept = pa.table(columns, schema=Document.schema).take(pa.array(passed, pa.int64()))
+    columns = {name: batch[name] for name in Document.schema.names} | {"text": texts}
+    kept = add_languages(pa.table(columns, schema=Document.schema).take(pa.array(passed, pa.int64())))
     dropped = sorted(set(range(len(ids))) - set(passed))
     rejects = [Reject(ids[i], sources[i], "documents", *(verdicts[i] or ("", ""))) for i in dropped]
     return finish("documents", kept, rules, rejects, placeholders)
+
+
+def add_languages(documents: pa.Table) -> pa.Table:
+    """Return the documents with the language of each in its `meta`."""
+    languages = identify_languages(documents["text"].combine_chunks())
+    metas = [
+        to_json({**json.loads(meta or "{}"), "language": code})
+        for meta, (code, _) in zip(documents["meta"].to_pylist(), languages, strict=True)
+    ]
+    place = documents.schema.get_field_index("meta")
+    return documents.set_column(place, documents.schema.field("meta"), pa.array(metas, pa.string()))
 
 
 def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
