@@ -47,6 +47,7 @@ class Paths:
     item: str | None = None
     source: str | None = None
     sources: tuple[str, ...] = ()
+    evaluation_sources: tuple[str, ...] = ()  # never trained on
     params_json: str = "{}"
     cost: dict[str, float | str] = field(default_factory=dict)
 

@@ -11,10 +11,15 @@ import pytest
 from pydantic import ValidationError
 
 from llm.config import ConfigError
-from llm.data.dedup import shingle
+from llm.data.minhash import shingle
 from llm.data.schema import Conversation, Document, Preference, Question, Records
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the stage keeps what it sorts under .scratch
 
 
 def make_text(generator: random.Random) -> str:
@@ -171,3 +176,40 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 def test_params_are_bounded(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Params.model_validate(wrong)
+
+
+def test_two_editions_do_not_ask_the_same_question_twice(tmp_path: Path) -> None:
+    """Two editions of one book cut their passages differently: one question came back among other options."""
+
+    def four(options: str, names: str) -> list[Question]:
+        return [Question(name, "g", "texts", f"after {name}?", "?", list(options), 0) for name in names]
+
+    records = make_records()
+    records.questions = four("pqrs", "abcd") + four("ptuv", "aefg") + four("wxyz", "hijk")
+    metrics = clean(tmp_path, texts=records)
+    assert sorted(one["id"] for one in read(tmp_path, "questions")) == list("abcdhijk")
+    dropped = {one["id"] for one in read(tmp_path, "rejects") if one["reason"] == "asked_before"}
+    exact = {one["id"] for one in read(tmp_path, "rejects") if one["kind"] == "questions"}
+    assert dropped <= exact == set("aefg")
+    assert metrics["input"]["questions"] == 12
+
+
+@pytest.mark.parametrize("named", ["d10", "d30"])
+def test_an_excluded_document_takes_its_copies_with_it(tmp_path: Path, named: str) -> None:
+    """Documents 10 and 30 are near copies: whichever is named, neither stays, nor what was made of its group."""
+    records = make_records()
+    clean(tmp_path, Params(exclude_ids=[named]), texts=records)
+    kept = {one["id"] for one in read(tmp_path, "documents")}
+    assert not kept & {"d10", "d30"}
+    assert kept >= {"d11"} or kept >= {"d31"}
+    reasons = {one["id"]: one["reason"] for one in read(tmp_path, "rejects")}
+    assert reasons[named] == reasons[named.replace("d", "p")] == "excluded"
+    assert reasons[{"d10": "d30", "d30": "d10"}[named]] == "near_duplicate"
+
+
+def test_a_small_bucket_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean(tmp_path, name="one", texts=make_records())
+    monkeypatch.setattr("llm.data.sorting.iter_sorted.__defaults__", (2000,))
+    clean(tmp_path, Params(base={"threads": 1}), name="two", texts=make_records())
+    for kind in ("documents", "conversations", "preferences", "questions", "rejects"):
+        assert read(tmp_path, kind, "one") == read(tmp_path, kind, "two")
