@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from llm.config import ConfigError, require
 from llm.data.files import cut_passages, decode_text, read_bytes
+from llm.data.formats import SourceFormat
 from llm.data.schema import Conversation, Document, Message, Preference, Records, hash_id, to_json
 
 TEXT_FIELDS = ("text", "content", "document", "body", "passage", "article")
@@ -139,3 +140,14 @@ def _messages(value: object, where: str) -> list[Message]:
     for one in value:
         require(isinstance(one, dict) and one.get("role") in ROLES, problem)
     return [{"role": one["role"], "content": _string(one.get("content"), where, "content")} for one in value]
+
+
+def read_row(
+    row: object, source: str, file: str, offset: int | str, fmt: SourceFormat
+) -> list[Document | Conversation | Preference]:
+    """Return the records, at least one, of a text (a str) or a row (a Mapping).
+
+    Args:    file: its name within the source.  offset: byte, line or row number in it.
+    Raises:  BadRecord: it cannot be used; the reason says why.
+    """
+    raise NotImplementedError
