@@ -9,8 +9,9 @@ from pathlib import Path
 from pydantic import Field
 
 from llm.config import BaseParams, StageParams, require
+from llm.data.hosted import is_hosted
 from llm.data.schema import Records
-from llm.data.sources import is_hosted, read_chat, read_files, read_hosted, read_python_text
+from llm.data.sources import read_chat, read_dataset, read_files, read_python_text
 from stages.plumbing.stage import Paths, main
 
 
@@ -61,7 +62,7 @@ def read_source(params: Params, paths: Paths, name: str, locator: str) -> tuple[
         lock = paths.deps[str(lock)]
         return read_chat(lock, *folders, name, params.sample, processes, params.max_chats), {}
     if is_hosted(where):
-        return read_hosted(where, name, field, params.max_hosted_bytes), {}
+        return read_dataset(where, name, field, params.max_hosted_bytes), {}
     require("://" not in where, f"ingest.sources.{name}.path: {where}: a web address cannot be read; download it")
     return read_files(where, name, field)
 

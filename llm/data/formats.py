@@ -6,9 +6,10 @@ there says what a row is. `kind` and `columns` of a source override that.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from llm.config import BaseParams
 
@@ -29,7 +30,7 @@ class Shape:
     @property
     def columns(self) -> dict[str, tuple[str, ...]]:
         """Return every column with its names."""
-        return {**self.needs, **self.may}
+        return {**self.may, **self.needs}
 
 
 # Names that one thing goes by in published data sets, in the order in which they are looked for.
@@ -45,10 +46,12 @@ VERDICT = ("label", "winner", "preference", "verdict", "better_response_id", "la
 RIGHT = ("answerKey", "answer_idx", "answer_index", "label", "answer", "gold", "correct")
 # `sentence_good` enters alone: no model should read its ungrammatical twin as text, and without a prompt the two
 # make no preference. `original` is a text before its repair, which is what cleaning has to work on.
-TEXT = ("text", "content", "document", "body", "passage", "article", "full_text", "markdown", "raw_content")
-TEXT += ("sentence_good", "sentence", "code", "original")
+TEXT = (
+    *("text", "content", "document", "body", "passage", "article", "full_text", "markdown", "raw_content"),
+    *("sentence_good", "sentence", "code", "original"),
+)
 
-_ASKED = {"prompt": (*PROMPT, *TALK), "system": SYSTEM}
+_ASKED = {"prompt": (*PROMPT, *TALK), "input": ("input", "context"), "system": SYSTEM}
 _SIDES = ("response_", "output_", "answer_", "completion_", "conversation_", "response", "output", "answer")
 
 
@@ -60,11 +63,12 @@ def _two_sides(first: str, second: str) -> Shape:
 
 # The most telling columns first: a row of `question`, `choices` and `answer` is more than a question with its answer.
 SHAPES = (
-    Shape("pair", {"chosen": BETTER, "rejected": WORSE}, {**_ASKED, "margin": ("margin",), "principle": ("principle",)}),
+    Shape(
+        "pair", {"chosen": BETTER, "rejected": WORSE}, {**_ASKED, "margin": ("margin",), "principle": ("principle",)}
+    ),
     _two_sides("1", "2"),
     _two_sides("a", "b"),
     _two_sides("0", "1"),
-    Shape("ranked", {"first": ("human_ref_A",), "second": ("human_ref_B",), "label": VERDICT}, _ASKED),
     Shape(
         "choices",
         {"question": ("question", "question_stem", "ctx", "prompt", "input"), "label": RIGHT}
@@ -76,7 +80,7 @@ SHAPES = (
         {"question": ("question",), "option_0": ("ans0", "A"), "option_1": ("ans1", "B"), "label": RIGHT},
         {"context": CONTEXT, "option_2": ("ans2", "C"), "option_3": ("ans3", "D"), "option_4": ("ans4", "E")},
     ),
-    Shape("labelled", {"prompt": ("prompt",), "reply": REPLY, "label": ("label", "desirable")}, {"system": SYSTEM}),
+    Shape("labelled", {"prompt": ("prompt",), "reply": REPLY, "label": ("label", "desirable")}, _ASKED),
     Shape("instances", {"instruction": ("instruction",), "instances": ("instances",)}),
     Shape("code", {"prompt": ("prompt",), "solution": ("canonical_solution",)}),
     Shape("chat", {"messages": TALK}, {"system": SYSTEM}),
@@ -88,7 +92,6 @@ SHAPES = (
     Shape("qa", {"question": (*PROMPT, "problem"), "answer": ANSWER}, {"context": CONTEXT, "system": SYSTEM}),
     Shape("text", {"text": TEXT}),
 )
-COLUMNS = tuple(sorted({column for shape in SHAPES for column in shape.columns}))
 
 
 class SourceFormat(BaseParams):
@@ -114,15 +117,15 @@ class SourceFormat(BaseParams):
     max_bytes: int = Field(1 << 40, ge=1, le=1 << 50, description="reading stops after so many bytes of records")
     max_records: int = Field(1 << 40, ge=1, le=1 << 50, description="reading stops after so many records")
 
-    @field_validator("columns")
-    @classmethod
-    def _known(cls, columns: dict[str, str]) -> dict[str, str]:
-        unknown = sorted(set(columns) - set(COLUMNS))
-        if unknown:
-            raise ValueError(f"no column of ours is called {', '.join(unknown)}; there are {', '.join(COLUMNS)}")
-        return columns
+    @model_validator(mode="after")
+    def _check_columns(self) -> "SourceFormat":
+        if not self.shapes:
+            known = "; ".join(f"{shape.kind}: {', '.join(shape.columns)}" for shape in SHAPES)
+            said = f"columns {', '.join(sorted(self.columns))}" + (f" of kind {self.kind}" * (self.kind != "auto"))
+            raise ValueError(f"{said}: no kind of row has these; there are {known}")
+        return self
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """Return the shapes that a row of this source can have: of its `kind`, and with all of its `columns`."""
         return tuple(

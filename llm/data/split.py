@@ -16,7 +16,7 @@ from llm.data.schema import Document, hash_id, hash_share
 from llm.progress import track
 
 TRAIN, VAL = "train", "val"
-PLACE = ("file", "offset", "module", "name")  # what meta may say of where in its group a document stands
+PLACE = ("file", "offset", "passage", "module", "name")  # what meta may say of where in its group a document stands
 
 
 def assign_splits(groups: Iterable[str], holdout: float, needed: Iterable[str] = ()) -> dict[str, str]:
@@ -71,5 +71,5 @@ def reading_order(document: Document) -> tuple[str, ...]:
     Neighbours then speak of the same module, and a model can learn to use what it has just read.
     """
     meta = json.loads(document.meta or "{}")
-    place = [f"{meta.get(key, ''):>12}" if key == "offset" else str(meta.get(key, "")) for key in PLACE]
+    place = [f"{meta.get(key, ''):>12}" if key in ("offset", "passage") else str(meta.get(key, "")) for key in PLACE]
     return hash_id("order", document.group), *place, document.id
