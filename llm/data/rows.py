@@ -58,7 +58,7 @@ def build_documents(
         meta = to_json({**place, "passage": start} if start else place)
         documents.append(Document(name, passage, source, license_name, url, meta, group or name))
     if not documents:
-        raise BadRecord("empty_text", "no text")
+        raise BadRecord("empty", "no text")
     return documents
 
 
@@ -67,7 +67,7 @@ def _build_row_documents(row: Cells, text: str, group: str = "") -> list[Documen
 
 
 def _read_text(row: Cells) -> Sequence[Made]:
-    return _build_row_documents(row, row.text("text", "empty_text"))
+    return _build_row_documents(row, row.text("text", "empty"))
 
 
 def _read_code(row: Cells) -> Sequence[Made]:
