@@ -12,7 +12,9 @@ _FLAGS = re.IGNORECASE | re.MULTILINE
 
 _STARS = r"^[ \t]*\*{2,3}[ \t]*"
 _GUTENBERG_START = re.compile(
-    _STARS + r"START[ \t]+OF[ \t]+(?:THE|THIS)[ \t]+PROJECT[ \t]+GUTENBERG[^*]{0,300}?(?:\*{2,3}[ \t]*$|\n[ \t]*\n)", _FLAGS
+    _STARS
+    + r"START[ \t]+OF[ \t]+(?:THE|THIS)[ \t]+PROJECT[ \t]+GUTENBERG[^*]{0,300}?(?:\*{2,3}[ \t\r]*$|\n[ \t\r]*\n)",
+    _FLAGS,
 )
 _SMALL_PRINT = re.compile(r"^[ \t]*\*?END[ \t]?\*?[ \t]?THE SMALL PRINT![^\n]*\n?[^\n*]{0,80}\*END\*[^\n]*$", _FLAGS)
 _SMALL_PRINT_LINE = re.compile(r"^[ \t]*\*END[ \t]?\*?[ \t]?THE SMALL PRINT![^\n]*$", _FLAGS)
@@ -23,13 +25,17 @@ _GUTENBERG_END = re.compile(
 )  # fmt: skip
 _CREDITS = re.compile(
     r"\s*(?:(?:This (?:e-?book|etext) was )?(?:Produced|Prepared|Transcribed|Scanned|Digitized) (?:by|from)\b"
-    r"|E-?text prepared by\b|HTML version by\b).{0,600}?(?:\n[ \t]*\n|\Z)",
+    r"|E-?text prepared by\b|HTML version by\b).{0,600}?(?:\n[ \t\r]*\n|\Z)",
     re.IGNORECASE | re.DOTALL,
 )
-_CANADA_START = re.compile(r"^[ \t]*\* A (?:Distributed Proofreaders Canada|Project Gutenberg Canada) E-?book \*[ \t]*$", _FLAGS)
+_CANADA_START = re.compile(
+    r"^[ \t]*\* A (?:Distributed Proofreaders Canada|Project Gutenberg Canada) E-?book \*[ \t\r]*$", _FLAGS
+)
 _CANADA_TITLE = re.compile(r"^[ \t]*Title: ", re.MULTILINE)
-_CANADA_END = re.compile(r"^[ \t]*\[(?:The )?End of [^\]\n]{3,200}\][ \t]*$", _FLAGS)
-_SCAN_START = re.compile(r"^[ \t]*This is a digital copy of a book that was preserved for generations on library shelves", _FLAGS)
+_CANADA_END = re.compile(r"^[ \t]*\[(?:The )?End of [^\]\n]{3,200}\][ \t\r]*$", _FLAGS)
+_SCAN_START = re.compile(
+    r"^[ \t]*This is a digital copy of a book that was preserved for generations on library shelves", _FLAGS
+)
 _SCAN_END = re.compile(r"^[^\n]*\bat +https? ?: ?/ ?/ ?books ?\. ?google ?\. ?com ?/?[^\n]*$", _FLAGS)
 _AOZORA_NOTES = re.compile(r"^-{20,}\n【テキスト中に現れる記号について】.*?^-{20,}\n", re.MULTILINE | re.DOTALL)
 _AOZORA_END = re.compile(r"^底本：", re.MULTILINE)

@@ -9,12 +9,14 @@ import re
 
 from charset_normalizer import from_bytes
 
+from llm.data.alphabets import LATIN_PAGES, measure_fit
 from llm.data.schema import BadRecord
 
-SAMPLE_BYTES = 65_536  # of a text in a legacy code page: enough to tell pages apart, small enough to be fast
+SAMPLE_BYTES = 16_384  # of a text in a legacy code page: enough to tell pages apart, small enough to be fast
 MAX_CONTROLS = 0.02  # share of control characters in text of a legacy code page; random bytes have a tenth
 MAX_UTF8_CONTROLS = 0.3  # the same for valid UTF-8, which is hardly ever valid by accident
 MAX_BROKEN = 0.1  # broken UTF-8 sequences per whole one: a cut or patched file is still UTF-8
+GOOD_FIT = 0.9  # share of a Latin text's high bytes that one language explains
 CLOSE_CHAOS = 0.03  # a declared page may look this much worse than the best one
 
 _BOMS = (
@@ -27,14 +29,15 @@ _BOMS = (
 _CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x08\x1a\x1b"} | {0x7F})
 _HIGH_LINE = re.compile(rb"[^\n]{0,200}[\x80-\xff][^\n]{0,200}")
 _ESCAPES = ((b"\x1b$B", "iso2022_jp"), (b"\x1b$@", "iso2022_jp"), (b"\x1b$)C", "iso2022_kr"))
+# Python's other codecs are escapes, archives and the like: nothing that a file may ask for.
+_CHARSET = re.compile(r"cp\d|iso8859|iso2022|koi8|mac_|gb|big5|euc_|shift_|hz$|johab|tis|ptcp|kz|hp_")
 # What browsers take these names for: the larger page that the files are really in.
 _WIDER = {
     "ascii": "cp1252", "iso8859-1": "cp1252", "iso8859-9": "cp1254", "iso8859-11": "cp874", "tis-620": "cp874",
     "gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949", "big5": "big5hkscs",
 }  # fmt: skip
 _PAGES = [
-    "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874",
-    "koi8_r", "koi8_u", "cp866", "iso8859_2", "iso8859_5", "iso8859_7", "mac_roman", "cp437", "cp850",
+    "cp1251", "koi8_r", "koi8_u", "cp866", "iso8859_5", "cp1253", "iso8859_7", "cp1255", "cp1256", "cp874", "cp1258",
     "cp932", "euc_jp", "gb18030", "big5", "cp949",
 ]  # fmt: skip
 
@@ -45,11 +48,11 @@ def decode_text(content: bytes, declared: str | None = None) -> str:
     Raises: BadRecord: reason `binary`, for what is no text.
     """
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         pass
     else:
-        if b"\0" not in content and not content.startswith(codecs.BOM_UTF8) and _looks_plain(content):
+        if _looks_plain(content):
             return text
     return content.decode(detect_encoding(content, declared), "replace")
 
@@ -110,29 +113,36 @@ def _decodes(content: bytes, name: str) -> bool:
 
 def _reads_well(content: bytes, name: str) -> bool:
     """Tell whether the content is plausible text in an encoding of two or four bytes per unit."""
-    text = codecs.getincrementaldecoder(name)("replace").decode(content[: 2 * SAMPLE_BYTES])
-    odd = sum(not (one.isprintable() or one in "\t\n\v\f\r\x1a\ufeff\u00ad\u3000 ") for one in text)
-    return odd <= 0.05 * len(text)
+    return _count_odd(content[: 2 * SAMPLE_BYTES], name) <= MAX_CONTROLS
+
+
+def _count_odd(content: bytes, name: str) -> float:
+    """Return the share of characters that no text holds: controls, private and unassigned ones."""
+    text = codecs.getincrementaldecoder(name)("replace").decode(content)
+    odd = sum(not (one.isprintable() or one in "\t\n\v\f\r\x1a\ufeff\u00ad" or one.isspace()) for one in text)
+    return (odd + text.count("\ufffd")) / max(len(text), 1)
 
 
 def _detect_wide(content: bytes) -> str:
-    """Return the codec of UTF-16 or UTF-32 without a mark, or "": zero bytes stand in the same places only."""
-    zeros = content.count(b"\0")
-    if zeros < max(0.01 * len(content), 1) or len(content) < 4:
+    """Return the codec of UTF-16 or UTF-32 without a mark, or "" where zero bytes do not show one."""
+    sample = content[: 2 * SAMPLE_BYTES]
+    places = [sample[i::4].count(b"\0") for i in range(4)]
+    zeros, units = sum(places), len(sample) // 4
+    if zeros == 0 or units == 0:
         return ""
-    places = [content[i : 2 * SAMPLE_BYTES : 4].count(b"\0") for i in range(4)]
-    total = sum(places)
-    if places[2] + places[3] > 0.6 * total and places[3] * 4.4 >= min(len(content), 2 * SAMPLE_BYTES):
-        names = ["utf-32-le", "utf-16-le"]
-    elif places[0] + places[1] > 0.6 * total and places[0] * 4.4 >= min(len(content), 2 * SAMPLE_BYTES):
-        names = ["utf-32-be", "utf-16-be"]
-    elif places[1] + places[3] > 0.9 * total:
-        names = ["utf-16-le"]
-    elif places[0] + places[2] > 0.9 * total:
-        names = ["utf-16-be"]
+    if min(places[2], places[3]) > 0.9 * units:
+        names = ["utf-32-le"]
+    elif min(places[0], places[1]) > 0.9 * units:
+        names = ["utf-32-be"]
+    elif max(places[0] + places[2], places[1] + places[3]) > 0.9 * zeros or _count_sequences(sample)[1] > 0.2 * units:
+        names = ["utf-16-le", "utf-16-be"][:: 1 if places[1] + places[3] > places[0] + places[2] else -1]
+        # The wrong order makes line ends and spaces unassigned characters.
     else:
-        names = []
-    return next((name for name in names if _reads_well(content, name)), "")
+        return ""
+    if zeros < MAX_CONTROLS * len(sample) and _count_sequences(sample)[1] == 0:
+        return ""  # UTF-8 with a stray zero byte
+    best = min(names, key=lambda name: _count_odd(sample, name))
+    return best if _count_odd(sample, best) <= MAX_CONTROLS else ""
 
 
 def _detect_page(content: bytes, declared: str | None) -> str:
@@ -140,7 +150,17 @@ def _detect_page(content: bytes, declared: str | None) -> str:
     lines = b"\n".join(_HIGH_LINE.findall(content[: 16 * SAMPLE_BYTES]))[:SAMPLE_BYTES]
     sample = lines if len(lines) > 400 else content[:SAMPLE_BYTES]
     wanted = _widen(declared) if declared else ""
-    pages = [*dict.fromkeys([*([wanted] if wanted else []), *_PAGES])]
+    pages = [*dict.fromkeys([*([wanted] if wanted else []), *LATIN_PAGES])]
+    fits = {page: measure_fit(sample, page) for page in pages}
+    best_page = max(pages, key=lambda page: fits[page])  # the first of equals: the declared one, the commonest
+    if fits[best_page] >= GOOD_FIT:
+        return best_page
+    return _detect_script(content, sample, wanted)
+
+
+def _detect_script(content: bytes, sample: bytes, wanted: str) -> str:
+    """Return the code page of text that is hardly Latin, by charset-normalizer's measure of disorder."""
+    pages = [*dict.fromkeys([*([wanted] if wanted else []), *_PAGES, *LATIN_PAGES])]
     matches = from_bytes(sample, cp_isolation=pages, threshold=0.4, preemptive_behaviour=False)
     best = matches.best()
     if best is None:
@@ -152,12 +172,10 @@ def _detect_page(content: bytes, declared: str | None) -> str:
 
 
 def _widen(declared: str) -> str:
-    """Return the codec that a declared charset stands for, "" for an unknown name or one that the bytes rule out."""
+    """Return the codec of a declared charset, "" for one unknown, or that the bytes have ruled out already (UTF)."""
     try:
         name = codecs.lookup(declared.strip().strip("\"'")).name
-    except LookupError:
+    except (LookupError, ValueError):  # ValueError: a zero byte within the name
         return ""
-    # UTF-8, 16 and 32 were looked for already; the rest of Python's codecs are no text encodings.
-    if name.startswith("utf") or not getattr(codecs.lookup(name), "_is_text_encoding", True):
-        return ""
-    return _WIDER.get(name, name.replace("-", "_"))
+    name = _WIDER.get(name, name.replace("-", "_"))
+    return name if _CHARSET.match(name) else ""
