@@ -29,6 +29,7 @@ from llm.data.minhash import NearDuplicateParams
 from llm.data.normalise import normalise_text
 from llm.data.parallel import map_ordered
 from llm.data.pii import PIIParams
+from llm.data.removal import check_ids, describe_exclusion
 from llm.data.schema import RAW_KINDS, ROW_GROUP_ROWS, Question, Reject, iter_rows, to_json, write_rows
 from llm.data.split import TRAIN, VAL, Splits, Surplus, find_seen
 from llm.progress import track
@@ -56,7 +57,7 @@ class Params(StageParams):
 def run(params: Params, paths: Paths) -> dict[str, object]:
     raw = list_raw(paths, paths.sources)
     ledger = Ledger()
-    excluded, evaluation = frozenset(params.exclude_ids), read_evaluation(params, paths)
+    excluded, evaluation = check_ids(params.exclude_ids), read_evaluation(params, paths)
     rules = Rules(params.filters, params.near, params.pii, excluded, evaluation, params.decontaminate)
     corpora = {kind: Corpus(kind, paths.scratch, rules) for kind in RAW_KINDS}
     for kind, corpus in corpora.items():
@@ -76,7 +77,10 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
     rejects.mkdir(parents=True, exist_ok=True)
     ledger.rejects.sort(key=lambda one: (one.kind, one.reason, one.id, one.detail))
     write_rows(rejects / "rejects.parquet", Reject, ledger.rejects)
-    return measure(counts, ledger) | {"near_duplicates": describe_threshold(params.near)}
+    metrics = measure(counts, ledger) | {"near_duplicates": describe_threshold(params.near)}
+    if excluded:
+        metrics["excluded"] = describe_exclusion(excluded, (one.id for one in ledger.rejects))
+    return metrics
 
 
 def list_raw(paths: Paths, names: Iterable[str]) -> list[Path]:
