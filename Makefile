@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM := true
 # A thread that waits must not burn the core that another needs: five times faster on a busy two-core machine.
 export OMP_WAIT_POLICY := passive
 
-.PHONY: help run test check verify serve chat demo flow mlflow report bench bento deps lock
+.PHONY: help run preview test check verify serve chat demo flow mlflow report bench bento deps lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -40,6 +40,10 @@ run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recip
 	@python -m stages.plumbing.mirror
 	@python -m stages.plumbing.report
 	@echo "Serve it: make serve    Talk to it: make chat    Compare: make demo"
+
+preview: .venv/installed ## ten records of SOURCE=path as they would enter; ARGS="--format csv --columns text=body"
+	@test -n "$(SOURCE)" || { echo "make preview SOURCE=folder, file, archive, glob, URL or dataset"; exit 1; }
+	@python -m llm.data.preview $(ARGS) -- "$(SOURCE)"
 
 test: .venv/installed ## the whole suite
 	pytest
