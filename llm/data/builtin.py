@@ -54,7 +54,9 @@ def read_talk(folder: Path) -> Records:
             made = read_row(row, "smalltalk", file, where, chats)
         except BadRecord as error:
             raise ConfigError(f"{where}: {error}") from error
-        records.conversations += [replace(one, kind="smalltalk") for one in made if isinstance(one, Conversation)]
+        records.conversations += [
+            replace(one, kind="smalltalk", group=one.id) for one in made if isinstance(one, Conversation)
+        ]
     return records
 
 

@@ -356,7 +356,7 @@ SHAPED = st.sampled_from(SHAPES).flatmap(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(NESTED | ROWS | SHAPED, min_size=1, max_size=4))
 def test_any_value_becomes_records_that_can_be_written_or_is_refused(tmp_path_factory: Any, rows: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("out")
