@@ -3,14 +3,16 @@
 import random
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.data.dedup import NearDuplicateParams, find_exact, find_near
-from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
+from llm.data.filters import FilterParams, judge_text
 from llm.data.minhash import shingle
 from llm.data.normalise import normalise_text
+from llm.data.simple import SimpleParams, measure_simple
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,10 @@ def test_filters(text: str, reason: str | None) -> None:
 
 
 def test_repeated_lines_by_hand() -> None:
-    assert measure_repeated_lines("aaaa\nbbbb\naaaa\ncccc") == 4 / 16
-    assert measure_repeated_lines("aaaa\naaaa\naaaa") == 0.0  # fewer than four lines say nothing
+    texts = pa.array(["aaaa\nbbbb\naaaa\ncccc", "aaaa\naaaa\naaaa", " a b\n\na b \na  b\nab\n"])
+    rule = measure_simple(texts, SimpleParams())[-1]
+    assert rule.name == "repeated_lines"
+    assert rule.measured.tolist() == [4 / 16, 0.0, 3 / 12]  # fewer than four lines say nothing
 
 
 def test_exact_duplicates_ignore_case_and_punctuation() -> None:
