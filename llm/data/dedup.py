@@ -6,8 +6,9 @@ share a band of their signatures; a candidate counts when the share of equal ent
 Jaccard similarity of the word shingles, reaches the threshold (llm/data/banding.py has the arithmetic).
 
 The corpus is never held. Memory for n texts, with b bands: the group of each text in each band, 4nb bytes; the
-kept texts of each group, at most 4nb; a band's keys with the arrays that sort them, about 60n. With n = 2
-million and b = 25 that is 200 + 120 MB, and up to 200 MB more when every text shares every band.
+kept texts of each group, 4 bytes for each band that a text shares, at most 4nb; 20 bytes per group; one band's keys
+with the arrays that sort them, about 60n. With n = 2 million and b = 25 that is 200 + 120 MB and what is shared.
+Measured on 2 million signatures of which 30 % are copies: 622 MB resident at the peak, 161 of them before it began.
 """
 
 import re
