@@ -18,10 +18,8 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
-# A thread that waits must not burn the core that another needs: five times faster on a busy two-core machine.
-export OMP_WAIT_POLICY := passive
 
-.PHONY: help run test check verify serve chat demo flow mlflow report bench bento deps lock
+.PHONY: help run preview test check verify serve chat demo flow mlflow report bench bento deps lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -40,6 +38,10 @@ run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recip
 	@python -m stages.plumbing.mirror
 	@python -m stages.plumbing.report
 	@echo "Serve it: make serve    Talk to it: make chat    Compare: make demo"
+
+preview: .venv/installed ## ten records of SOURCE=path as they would enter; ARGS="--format csv --columns text=body"
+	@test -n "$(SOURCE)" || { echo "make preview SOURCE=folder, file, archive, glob, URL or dataset"; exit 1; }
+	@python -m llm.data.preview $(ARGS) -- "$(SOURCE)"
 
 test: .venv/installed ## the whole suite
 	pytest
@@ -82,5 +84,6 @@ deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closu
 	@python -m stages.plumbing.deps --write
 
 lock: .venv/installed ## compile requirements.lock from requirements.in (find a CPU torch with UV_FIND_LINKS)
+	@sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock  # what is locked is preferred: the CPU file, which names no CUDA package
 	uv pip compile requirements.in -o requirements.lock --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q
 	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

@@ -64,6 +64,15 @@ def copy_project(target: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public sample data, which is no part of the project; GRISTMILL_SHARED_DATA says where it is."""
+    folder = Path(os.environ.get("GRISTMILL_SHARED_DATA") or ROOT.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"{folder}: no sample data here; set GRISTMILL_SHARED_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def smoke_project(tmp_path_factory) -> Project:
     """The whole DAG on the smoke recipe."""
     root = copy_project(tmp_path_factory.mktemp("smoke") / "project")

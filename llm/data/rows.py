@@ -1,141 +1,135 @@
-"""Turn rows of JSONL, parquet or a hosted dataset into records.
+"""Turn what a reader yields, a text or a row of a table, into records of the corpus.
 
-A row is a document (`text`), a conversation (`messages`), a preference (`prompt`, `chosen`, `rejected`) or a
-question with its answer, which becomes a conversation and, as text, a document.
+A row is read by the first family (`formats.SHAPES`) that its columns fit. A single question with its answer becomes a
+conversation and, as text, a document too: a base model can then learn from a source that holds nothing else.
 """
 
-import json
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from llm.config import ConfigError, require
-from llm.data.files import cut_passages, decode_text, read_bytes
-from llm.data.schema import Conversation, Document, Message, Preference, Records, hash_id, to_json
-
-TEXT_FIELDS = ("text", "content", "document", "body", "passage", "article")
-ANSWER_FIELDS = (
-    ("question", "answer"),
-    ("prompt", "completion"),
-    ("prompt", "response"),
-    ("instruction", "output"),
-    ("instruction", "response"),
+from llm.data.cells import Cells, find_cells, read_scalar, read_string, show
+from llm.data.conversations import (
+    QA,
+    build_conversation,
+    read_chat,
+    read_choices,
+    read_labelled,
+    read_pair,
+    read_prompt,
+    read_ranked,
 )
-ROLES = ("system", "user", "assistant")
+from llm.data.files import cut_passages
+from llm.data.formats import SourceFormat
+from llm.data.schema import BadRecord, Conversation, Document, Message, Preference, hash_id, to_json
+from llm.data.turns import say, split_reply
+
+Made = Document | Conversation | Preference
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (where, row) for each line that is not blank."""
-    for number, line in enumerate(decode_text(read_bytes(path), path).split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{where}: not valid JSON: {error}; mend or remove the line") from error
-        require(isinstance(row, dict), f"{where}: expected a JSON object on each line")
-        yield where, row
+def read_row(
+    row: object, source: str, file: str, offset: int | str, fmt: SourceFormat, url: str = "", removed: str = ""
+) -> list[Made]:
+    """Return the records, at least one, of a text (a str) or a row (a Mapping).
+
+    Args:    file: its name within the source.  offset: byte, line or row number in it.
+             url, removed: of a text, where it was found and whose boilerplate was cut from it.
+    Raises:  BadRecord: it cannot be used; the reason says why.
+    """
+    file = read_string(file, "file")
+    if isinstance(row, str):
+        place = {"file": file, "offset": offset} | ({"removed": removed} if removed else {})
+        return [*build_documents(row, source, place, fmt.license, read_string(url, "url"))]
+    if not isinstance(row, Mapping):
+        raise BadRecord("wrong_type", f"{type(row).__name__}, expected a text or an object with columns")
+    cells = find_cells(row, source, file, offset, fmt)
+    return list(READERS[cells.shape.kind](cells))
 
 
-def read_parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (where, row), batch by batch."""
-    try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{path}: not a readable parquet file: {error}") from error
+def build_documents(
+    text: str, source: str, place: Mapping[str, Any], license_name: str, url: str, group: str = ""
+) -> list[Document]:
+    """Return a document, or several where the text is long; each is a group of its own unless one is given.
+
+    Its meta is `place`, and `passage`, the character at which it begins, where the text is long.
+    """
+    documents = []
+    for start, passage in cut_passages(read_string(text, "text")):
+        name = hash_id(source, passage)
+        meta = to_json({**place, "passage": start} if start else place)
+        documents.append(Document(name, passage, source, license_name, url, meta, group or name))
+    if not documents:
+        raise BadRecord("empty", "no text")
+    return documents
 
 
-class RowReader:
-    """Adds rows of one source to its records."""
-
-    def __init__(self, source: str, text_field: str = "", license_name: str = "unknown") -> None:
-        self.source = source
-        self.text_field = text_field
-        self.license_name = license_name
-        self.records = Records()
-
-    def add_text(self, text: str, file: str, url: str = "") -> None:
-        """Add a document, or several where the text is long; each is a group of its own."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        for offset, passage in cut_passages(text):
-            name = hash_id(self.source, passage)
-            meta = to_json({"file": file, "offset": offset})
-            self.records.documents.append(Document(name, passage, self.source, self.license_name, url, meta, name))
-
-    def add_row(self, where: str, row: Mapping[str, Any], file: str) -> None:
-        """Add what the row's fields say it is, or raise ConfigError that names the row."""
-        fields = (self.text_field,) if self.text_field else TEXT_FIELDS
-        field = next((name for name in fields if name in row), None)
-        pair = next((names for names in ANSWER_FIELDS if all(name in row for name in names)), None)
-        if field is not None:
-            url = row.get("url")
-            self.add_text(_string(row[field], where, field), file, url if isinstance(url, str) else "")
-        elif self.text_field:
-            raise ConfigError(f"{where}: no field {self.text_field!r}; there are: {', '.join(map(str, row))}")
-        elif "messages" in row:
-            self._add_conversation(_messages(row["messages"], where), "chat")
-        elif "chosen" in row and "rejected" in row:
-            self._add_preference(row, where)
-        elif pair is not None:
-            question, answer = (_string(row[name], where, name) for name in pair)
-            talk = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            self._add_conversation(talk, "qa")
-            self.add_text(f"{question}\n\n{answer}", file)
-        else:
-            raise ConfigError(
-                f"{where}: no text found among the fields {', '.join(map(str, row))}; expected text, messages, "
-                f"or prompt, chosen and rejected. Name the text's field at the end of the path: PATH#FIELD"
-            )
-
-    def _add_conversation(self, messages: list[Message], kind: str) -> None:
-        name = hash_id(self.source, kind, *(m["role"] + "\0" + m["content"] for m in messages))
-        self.records.conversations.append(Conversation(name, name, self.source, kind, messages))
-
-    def _add_preference(self, row: Mapping[str, Any], where: str) -> None:
-        chosen, rejected = row["chosen"], row["rejected"]
-        prompt = row.get("prompt")
-        if isinstance(chosen, list) and isinstance(rejected, list):
-            talk, other = _messages(chosen, where), _messages(rejected, where)
-            prompt, chosen, rejected = prompt or talk[:-1], talk[-1]["content"], other[-1]["content"]
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        messages = _messages(prompt, where)
-        chosen, rejected = _string(chosen, where, "chosen"), _string(rejected, where, "rejected")
-        margin = row.get("margin")
-        name = hash_id(self.source, *(m["content"] for m in messages), chosen, rejected)
-        self.records.preferences.append(
-            Preference(
-                name,
-                name,
-                self.source,
-                "given",
-                messages,
-                chosen,
-                rejected,
-                float(margin) if isinstance(margin, int | float) else None,
-                str(row["principle"]) if row.get("principle") else None,
-            )
-        )
+def _build_row_documents(row: Cells, text: str, group: str = "") -> list[Document]:
+    return build_documents(text, row.source, {"file": row.file, "offset": row.offset}, row.license, row.url, group)
 
 
-def _string(value: object, where: str, field: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where}: field {field!r} is {type(value).__name__}, expected a string")
-    return value.encode("utf-8", "replace").decode("utf-8")
+def _read_text(row: Cells) -> Sequence[Made]:
+    return _build_row_documents(row, row.text("text", "empty"))
 
 
-def _messages(value: object, where: str) -> list[Message]:
-    problem = f"{where}: expected a list of messages with role ({', '.join(ROLES)}) and content"
-    if not isinstance(value, list) or not value:
-        raise ConfigError(problem)
-    for one in value:
-        require(isinstance(one, dict) and one.get("role") in ROLES, problem)
-    return [{"role": one["role"], "content": _string(one.get("content"), where, "content")} for one in value]
+def _read_code(row: Cells) -> Sequence[Made]:
+    """Return a function's head with its body, as they stand in a file."""
+    return _build_row_documents(row, row.text("prompt", "empty_prompt") + row.text("solution", "empty_reply"))
+
+
+def _read_qa(row: Cells) -> Sequence[Made]:
+    """Return the answer to a question; of several right ones (as SQuAD lists them) the first."""
+    value, name = row.values["answer"], row.names["answer"]
+    head, reply = split_reply(value, name) if _holds_messages(value) else ([], _pick_answer(value, name))
+    return _answer(row, [*read_prompt(row), *head], reply)
+
+
+def _read_instruction(row: Cells) -> Sequence[Made]:
+    return _answer(row, read_prompt(row), row.text("output", "empty_reply"))
+
+
+def _read_instances(row: Cells) -> Sequence[Made]:
+    """Return each instance of an instruction; one that cannot be used refuses them all, so that none goes missing."""
+    instances, name = row.values["instances"], row.names["instances"]
+    if not isinstance(instances, Sequence) or not instances or not all(isinstance(one, Mapping) for one in instances):
+        raise BadRecord("wrong_type", f"{show(name)}: expected a list of objects with input and output")
+    made: list[Made] = []
+    for one in instances:
+        if one.get("output") is None:
+            raise BadRecord("missing_column", f"{show(name)}: one has no output")
+        asked, reply = one.get("input"), read_scalar(one["output"], "output")
+        extra = read_scalar(asked, "input") if asked is not None else ""
+        question = "\n\n".join(filter(str.strip, (row.text("instruction", "empty_prompt"), extra)))
+        made += _answer(row, [say("user", question)], reply)
+    return made
+
+
+def _answer(row: Cells, prompt: list[Message], reply: str) -> list[Made]:
+    """Return the conversation, and the same as text in the same group."""
+    talk = build_conversation(row, QA, [*prompt, say("assistant", reply)])
+    text = "\n\n".join(one["content"] for one in talk.messages if one["role"] != "system")
+    return [talk, *_build_row_documents(row, text, talk.group)]
+
+
+def _holds_messages(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _pick_answer(value: object, name: str) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("text", value.get("value"))
+    if isinstance(value, list):
+        value = value[0] if value else ""
+    return read_scalar(value, name)
+
+
+READERS: dict[str, Callable[[Cells], Sequence[Made]]] = {
+    "text": _read_text,
+    "code": _read_code,
+    "chat": read_chat,
+    "pair": read_pair,
+    "ranked": read_ranked,
+    "labelled": read_labelled,
+    "choices": read_choices,
+    "instances": _read_instances,
+    "instruction": _read_instruction,
+    "qa": _read_qa,
+}

@@ -43,9 +43,14 @@ def read_split(path: Path, split: str) -> list[dict[str, Any]]:
     return [row for row in iter_rows(path) if row["split"] == split]
 
 
+def drop_ties(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows without those of margin 0: neither answer is better, and the loss has no term for that yet."""
+    return [row for row in rows if row["margin"] != 0.0]
+
+
 def tokenize_pairs(tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> list[Pair]:
-    """Return the pairs that fit into `max_tokens`, in the order of the rows."""
-    pairs = []
+    """Return the pairs that fit into `max_tokens` and are no ties, in the order of the rows."""
+    rows, pairs = drop_ties(rows), []
     chosen = tokenizer.encode_batch([row["chosen"] for row in rows])
     rejected = tokenizer.encode_batch([row["rejected"] for row in rows])
     for row, better, worse in zip(rows, chosen, rejected, strict=True):

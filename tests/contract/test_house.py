@@ -42,7 +42,7 @@ HOMES = {
     "ray": {"llm/train/ray_launcher.py"},
     "deepspeed": {"llm/train/ray_launcher.py"},
     "mlflow": {"stages/plumbing/tracking.py"},
-    "great_expectations": {"stages/validate.py"},
+    "great_expectations": {"llm/data/expectations.py"},
     "prefect": {"flows/"},
     "bentoml": {"llm/serve/"},
     "openvino_genai": {"llm/export/openvino.py", "llm/serve/"},
@@ -94,6 +94,12 @@ def test_one_name_everywhere():
 def test_dvc_deps_are_the_import_closure(name):
     entry = DAG["stages"][name].get("do", DAG["stages"][name])
     assert entry["deps"] == expected_deps(name, entry, ROOT), "run `make deps`"
+
+
+def test_import_closure_holds_the_modules_that_a_package_lists():
+    readers = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm/data/readers").glob("*.py")}
+    assert len(readers) > 5
+    assert readers <= set(import_closure("stages.ingest", ROOT))
 
 
 def test_import_closure_follows_functions_and_skips_plumbing():

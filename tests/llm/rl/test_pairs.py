@@ -61,6 +61,12 @@ def test_margins_default_to_zero(tokenizer):
     assert [pair.margin for pair in tokenize_pairs(tokenizer, as_dicts(make_rows(4)), 500)] == [0.0, 0.5, 0.0, 0.5]
 
 
+def test_ties_are_left_out(tokenizer):
+    rows = as_dicts(make_rows(4))
+    rows[1]["margin"] = 0.0
+    assert [pair.id for pair in tokenize_pairs(tokenizer, rows, 500)] == ["doc-000", "doc-002", "doc-003"]
+
+
 def test_halves_never_share_a_prompt(tokenizer):
     pairs = tokenize_pairs(tokenizer, as_dicts(make_rows(200)), 500)
     prompts = [{tuple(pair.prompt) for pair in pairs if pair.half == half} for half in (0, 1)]
