@@ -236,3 +236,36 @@ def test_the_estimate_is_as_good_as_the_arithmetic_takes_for_granted() -> None:
     assert abs(error.mean()) < 4 * (variance.sum() ** 0.5) / len(true)
     assert (error**2).sum() < 1.3 * variance.sum()  # 400 squares: one deviation is 0.07
     assert bands.mean() == pytest.approx((true**PARAMS.rows).mean(), rel=0.1)
+
+
+def test_pairs_are_judged_as_their_exact_similarity_says(tmp_path: Path) -> None:
+    """Outside of the estimate's own error, which is three deviations at 128 hashes."""
+    generator = random.Random(3)
+    words = [f"word{i}" for i in range(3000)]
+    texts = []
+    for changes in (0, 1, 2, 4, 12, 30, 60):
+        base = generator.choices(words, k=120)
+        copy = list(base)
+        for place in generator.sample(range(120), changes):
+            copy[place] = generator.choice(words)
+        texts += [" ".join(base), " ".join(copy)]
+    kept_by, similarity = find_alike(store_of(tmp_path, sign_texts(pa.array(texts), PARAMS)), np.arange(len(texts)))
+    for i in range(0, len(texts), 2):
+        exact = jaccard(texts[i], texts[i + 1])
+        if exact > PARAMS.threshold + 0.12:
+            assert kept_by[i + 1] == i
+            assert similarity[i + 1] == pytest.approx(exact, abs=0.12)
+        if exact < PARAMS.threshold - 0.12:
+            assert kept_by[i + 1] == -1
+    assert (kept_by[::2] == -1).all()
+
+
+def test_each_copy_names_a_text_that_is_kept(tmp_path: Path) -> None:
+    base = " ".join(f"word{i}" for i in range(200))
+    texts = pa.array([base, base + " end", base + " end of it", "quite another text, of its own"])
+    assert find_alike(store_of(tmp_path, sign_texts(texts, PARAMS)), np.arange(4))[0].tolist() == [-1, 0, 0, -1]
+
+
+def test_more_bands_than_hashes_is_refused() -> None:
+    with pytest.raises(ValueError, match="bands"):
+        NearDuplicateParams(num_perm=16, bands=17)
