@@ -94,7 +94,10 @@ def iter_split(path: Path, split: str, columns: list[str]) -> Iterator[dict[str,
 
 
 def _iter_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    yield from pq.ParquetFile(path).iter_batches(READ_ROWS, columns=columns)
+    file = pq.ParquetFile(path)
+    # Group by group: one reader over all of them keeps a part of each in memory (0.25 MB per MB of text read).
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(READ_ROWS, row_groups=[group], columns=columns)
 
 
 if __name__ == "__main__":
