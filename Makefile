@@ -18,8 +18,6 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
-# A thread that waits must not burn the core that another needs: five times faster on a busy two-core machine.
-export OMP_WAIT_POLICY := passive
 
 .PHONY: help run preview test check verify serve chat demo flow mlflow report bench bento deps lock
 
@@ -86,5 +84,6 @@ deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closu
 	@python -m stages.plumbing.deps --write
 
 lock: .venv/installed ## compile requirements.lock from requirements.in (find a CPU torch with UV_FIND_LINKS)
+	@sed -i 's/^torch==\([0-9.]*\)$$/torch==\1+cpu/' requirements.lock  # what is locked is preferred: the CPU file, which names no CUDA package
 	uv pip compile requirements.in -o requirements.lock --python-version 3.11 --no-emit-index-url --no-emit-find-links --no-header --no-annotate -q
 	@sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock

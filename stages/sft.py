@@ -4,14 +4,15 @@ Loss on assistant tokens only, in ChatML. Kinds of conversation are repeated by 
 lines of everyday talk are not drowned by questions about functions.
 """
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from llm.config import StageParams, require
-from llm.data.chat import render
+from llm.data.chat_shards import open_chats
 from llm.data.loader import ConversationLoader, pad_batch
-from llm.data.schema import iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.model.folder import load_model, save_model
 from llm.train.loop import LocalEngine, TrainConfig, evaluate_loss, train
@@ -26,14 +27,7 @@ class Params(TrainConfig, StageParams):
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/base"])
-    rows = {"train": list[tuple[list[int], list[int]]](), "val": list[tuple[list[int], list[int]]]()}
-    too_long = 0
-    for row in iter_rows(paths.deps["data/clean"] / "conversations.parquet"):
-        pair = render(tokenizer, row["messages"])
-        if len(pair[0]) > params.max_len_tokens:
-            too_long += 1
-            continue
-        rows[row["split"]] += [pair] * (params.repeat.get(row["kind"], 1) if row["split"] == "train" else 1)
+    rows, too_long = read_conversations(paths.deps["data/chats"], params)
     require(bool(rows["train"]), "data/clean holds no conversations: add chat data to ingest.sources")
     loader = ConversationLoader(rows["train"], params.batch_size, params.base.seed, tokenizer.eos_id)
     model = load_model(paths.deps["models/base"], params.base.torch_dtype)
@@ -53,6 +47,21 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         "held_out_loss": {"before": before, "after": after},
         "final_loss": trained.trace[-1]["loss"],
     }
+
+
+def read_conversations(folder: Path, params: Params) -> tuple[dict[str, list[tuple[list[int], list[int]]]], int]:
+    """Return the (ids, mask) of each split's conversations that fit, and how many do not."""
+    rows: dict[str, list[tuple[list[int], list[int]]]] = {}
+    too_long = 0
+    for split in ("train", "val"):
+        chats = open_chats(folder, split)
+        rows[split] = []
+        for i, (kind, length) in enumerate(zip(chats.kinds, np.diff(chats.shard.offsets), strict=True)):
+            if length > params.max_len_tokens:
+                too_long += 1
+            else:
+                rows[split] += [chats.row(i)] * (params.repeat.get(kind, 1) if split == "train" else 1)
+    return rows, too_long
 
 
 if __name__ == "__main__":

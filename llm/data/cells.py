@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from llm.data.formats import Shape, SourceFormat
+from llm.data.formats import RowKind, Shape, SourceFormat, list_shapes
 from llm.data.schema import BadRecord
 
 MAX_NAMED = 12  # columns that a message names
@@ -43,26 +44,45 @@ def find_cells(row: Mapping[object, object], source: str, file: str, offset: int
 
     A cell without a value is as good as none: tables put the columns of all their rows into each.
     """
-    filled = {name: value for name, value in row.items() if value is not None}
-    for shape in fmt.shapes:
-        names: dict[str, str] = {}
-        for column, known in shape.columns.items():
-            known = (fmt.columns[column],) if column in fmt.columns else known
-            name = next((name for name in known if name in filled), None)
-            if name is not None:
-                names[column] = name
-            elif column in shape.needs:
-                break
+    there = tuple(name for name, value in row.items() if value is not None)
+    found = _fit(there, fmt.kind, fmt.renamed)
+    if found is None:
+        if fmt.kind == "auto" and not fmt.columns:
+            wanted = "those of a known family of rows"
         else:
-            values = {column: filled[name] for column, name in names.items()}
-            license_name, url = (_plain(row.get(name)) for name in ("license", "url"))
-            return Cells(shape, values, names, source, file, offset, license_name or fmt.license, url)
-    if fmt.kind == "auto" and not fmt.columns:
-        wanted = "no known family of rows"
-    else:
-        wanted = " or ".join(", ".join(fmt.columns.get(c, c) for c in one.needs) for one in fmt.shapes[:3])
-    there = ", ".join(show(name) for name in list(filled)[:MAX_NAMED]) or "none"
-    raise BadRecord("missing_column", f"expected {wanted}; filled columns: {there}")
+            wanted = " or ".join(
+                ", ".join(fmt.columns.get(one, one) for one in shape.needs) for shape in fmt.shapes[:3]
+            )
+        filled = ", ".join(map(show, there[:MAX_NAMED])) or "none"
+        raise BadRecord("missing_column", f"expected {wanted}; filled columns: {filled}")
+    shape, names = found
+    values = {column: row[name] for column, name in names.items()}
+    license_name, url = (_plain(row.get(name)) for name in ("license", "url"))
+    shown = {column: str(name) for column, name in names.items()}
+    return Cells(shape, values, shown, source, file, offset, license_name or fmt.license, url)
+
+
+@lru_cache(maxsize=256)
+def _fit(
+    there: tuple[object, ...], kind: RowKind, renamed: tuple[tuple[str, str], ...]
+) -> tuple[Shape, dict[str, object]] | None:
+    """Return the first shape of which all needed columns are there, and the row's own name of each column.
+
+    Names as they stand come first; then as programs write them. Rows of one file are alike, so that few are looked at.
+    """
+    columns = dict(renamed)
+    for own in ({name: name for name in there}, {_simplify(name): name for name in there}):
+        for shape in list_shapes(kind, frozenset(columns)):
+            known = {one: (columns[one],) if one in columns else names for one, names in shape.columns.items()}
+            found = {one: next((own[name] for name in names if name in own), None) for one, names in known.items()}
+            if all(found[one] is not None for one in shape.needs):
+                return shape, {one: name for one, name in found.items() if name is not None}
+    return None
+
+
+def _simplify(name: object) -> object:
+    """Return a column's name as programs write it: `Given Info` is given_info."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_") if isinstance(name, str) else name
 
 
 def read_string(value: object, name: str) -> str:
@@ -73,8 +93,10 @@ def read_string(value: object, name: str) -> str:
 
 
 def read_scalar(value: object, name: str) -> str:
-    """Return a string, or a number as one: answers such as 42 are numbers in many tables."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:  # so not NaN either
+    """Return a string, or a number or truth value as JSON writes it: an answer is often 42 or true."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float) and abs(value) < 2**63:  # so not NaN either
         return str(value)
     return read_string(value, name)
 

@@ -39,16 +39,16 @@ TALK = ("messages", "conversations", "conversation", "dialog", "dialogue", "tran
 SYSTEM = ("system", "system_prompt")
 CONTEXT = ("context", "given_info", "passage", "background")
 REPLY = ("completion", "response", "output", "answer", "reply")
-ANSWER = (*REPLY, "target", "solution", "best_answer", "answers")
+ANSWER = (*REPLY, "target", "solution", "best_answer", "correct_answer", "answers")
 BETTER = ("chosen", "chosen_response", "preferred", "response_j", "answer_matching_behavior")
 WORSE = ("rejected", "rejected_response", "dispreferred", "response_k", "answer_not_matching_behavior")
 VERDICT = ("label", "winner", "preference", "verdict", "better_response_id", "labels")
-RIGHT = ("answerKey", "answer_idx", "answer_index", "label", "answer", "gold", "correct")
+RIGHT = ("answerKey", "answer_idx", "answer_index", "correct_option", "label", "answer", "gold", "correct")
 # `sentence_good` enters alone: no model should read its ungrammatical twin as text, and without a prompt the two
 # make no preference. `original` is a text before its repair, which is what cleaning has to work on.
 TEXT = (
-    *("text", "content", "document", "body", "passage", "article", "full_text", "markdown", "raw_content"),
-    *("sentence_good", "sentence", "code", "original"),
+    *("text", "content", "document", "body", "passage", "article", "full_text", "source_text", "raw_content"),
+    *("sentence_good", "sentence", "markdown", "code", "original"),
 )
 
 _ASKED = {"prompt": (*PROMPT, *TALK), "input": ("input", "context"), "system": SYSTEM}
@@ -71,7 +71,7 @@ SHAPES = (
     _two_sides("0", "1"),
     Shape(
         "choices",
-        {"question": ("question", "question_stem", "ctx", "prompt", "input"), "label": RIGHT}
+        {"question": ("question", "question_stem", "query", "problem", "ctx", "prompt", "input"), "label": RIGHT}
         | {"options": ("choices", "options", "endings", "candidates")},
         {"context": CONTEXT},
     ),
@@ -82,6 +82,8 @@ SHAPES = (
     ),
     Shape("labelled", {"prompt": ("prompt",), "reply": REPLY, "label": ("label", "desirable")}, _ASKED),
     Shape("instances", {"instruction": ("instruction",), "instances": ("instances",)}),
+    # A task in words and its program: the tests say that `code` is one, not a language's or a country's.
+    Shape("qa", {"question": ("prompt", "text"), "answer": ("code",), "tests": ("test_list", "tests")}),
     Shape("code", {"prompt": ("prompt",), "solution": ("canonical_solution",)}),
     Shape("chat", {"messages": TALK}, {"system": SYSTEM}),
     Shape(
@@ -126,8 +128,16 @@ class SourceFormat(BaseParams):
         return self
 
     @cached_property
+    def renamed(self) -> tuple[tuple[str, str], ...]:
+        """Return `columns` as a key."""
+        return tuple(sorted(self.columns.items()))
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Return the shapes that a row of this source can have: of its `kind`, and with all of its `columns`."""
-        return tuple(
-            shape for shape in SHAPES if self.kind in ("auto", shape.kind) and set(self.columns) <= set(shape.columns)
-        )
+        """Return the shapes that a row of this source can have."""
+        return list_shapes(self.kind, frozenset(self.columns))
+
+
+def list_shapes(kind: RowKind, columns: frozenset[str]) -> tuple[Shape, ...]:
+    """Return the shapes of a kind that have all of these columns."""
+    return tuple(shape for shape in SHAPES if kind in ("auto", shape.kind) and columns <= set(shape.columns))

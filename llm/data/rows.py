@@ -114,8 +114,8 @@ def _holds_messages(value: object) -> bool:
 
 
 def _pick_answer(value: object, name: str) -> str:
-    if isinstance(value, Mapping) and "text" in value:
-        value = value["text"]
+    if isinstance(value, Mapping):
+        value = value.get("text", value.get("value"))
     if isinstance(value, list):
         value = value[0] if value else ""
     return read_scalar(value, name)

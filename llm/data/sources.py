@@ -129,13 +129,9 @@ def _judge_items(
             yield PassedOver(file, item.what)
         elif isinstance(item, Fault):
             yield _reject(file, item)
-        elif isinstance(item.value, str) and not item.value.strip():
-            yield Rejected(file, item.offset, "empty", "no text")
         else:
-            value = {"text": item.value, "url": item.url} if item.url else item.value
-            rows = SourceFormat(license=fmt.license) if item.url else fmt  # a page has no columns to be named
             try:
-                made = read_row(value, source, file, item.offset, rows)
+                made = read_row(item.value, source, file, item.offset, fmt, item.url, item.removed)
             except BadRecord as error:
                 yield _reject(file, Fault(item.offset, error.reason, error.detail))
             else:

@@ -30,12 +30,15 @@ class Tokenizer:
     """Text to ids and back."""
 
     def __init__(self, backend: Backend):
-        backend.encode_special_tokens = True  # not saved in tokenizer.json, so set after each load
+        backend.encode_special_tokens = True  # not saved in tokenizer.json nor in a pickle, so set each time
         self.backend = backend
         ids = [i for token in SPECIAL_TOKENS if (i := backend.token_to_id(token)) is not None]
         require(len(ids) == len(SPECIAL_TOKENS), f"the tokenizer lacks one of {', '.join(SPECIAL_TOKENS)}")
         self.eos_id, self.im_start_id, self.im_end_id = ids
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Backend]]:
+        return Tokenizer, (self.backend,)  # a copy or another process's is made anew, so that the setting is not lost
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":

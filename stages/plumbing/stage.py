@@ -47,6 +47,7 @@ class Paths:
     item: str | None = None
     source: dict[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    evaluation_sources: tuple[str, ...] = ()  # never trained on
     params_json: str = "{}"
     cost: dict[str, float | str] = field(default_factory=dict)
 
@@ -121,7 +122,11 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     for partial in outs.values():
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
-    return params, Paths(name, deps, outs, item, sources.get(item or "", {}), tuple(sources), params.model_dump_json())
+    judged = tuple(one for one, entry in sources.items() if entry.get("use") == "evaluation")
+    trained = tuple(one for one in sources if one not in judged)
+    return params, Paths(
+        name, deps, outs, item, sources.get(item or "", {}), trained, judged, params_json=params.model_dump_json()
+    )
 
 
 def _require_same(source: dict[str, Any], name: str, item: str, *options: str) -> None:

@@ -42,7 +42,7 @@ HOMES = {
     "ray": {"llm/train/ray_launcher.py"},
     "deepspeed": {"llm/train/ray_launcher.py"},
     "mlflow": {"stages/plumbing/tracking.py"},
-    "great_expectations": {"stages/validate.py"},
+    "great_expectations": {"llm/data/expectations.py"},
     "prefect": {"flows/"},
     "bentoml": {"llm/serve/"},
     "openvino_genai": {"llm/export/openvino.py", "llm/serve/"},

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import pytest
 from pydantic import ValidationError
 
 from llm.config import ConfigError
-from llm.data.dedup import shingle
-from llm.data.schema import Conversation, Document, Preference, Question, Records
+from llm.data.minhash import shingle
+from llm.data.schema import Conversation, Document, Preference, Question, Records, hash_id
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # the stage keeps what it sorts under .scratch
 
 
 def make_text(generator: random.Random) -> str:
@@ -171,3 +177,62 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 def test_params_are_bounded(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Params.model_validate(wrong)
+
+
+def test_two_editions_do_not_ask_the_same_question_twice(tmp_path: Path) -> None:
+    """Two editions of one book cut their passages differently: one question came back among other options."""
+
+    def four(options: str, names: str) -> list[Question]:
+        return [Question(name, "g", "texts", f"after {name}?", "?", list(options), 0) for name in names]
+
+    records = make_records()
+    records.questions = four("pqrs", "abcd") + four("ptuv", "aefg") + four("wxyz", "hijk")
+    metrics = clean(tmp_path, texts=records)
+    assert sorted(one["id"] for one in read(tmp_path, "questions")) == list("abcdhijk")
+    dropped = {one["id"] for one in read(tmp_path, "rejects") if one["reason"] == "asked_before"}
+    exact = {one["id"] for one in read(tmp_path, "rejects") if one["kind"] == "questions"}
+    assert dropped <= exact == set("aefg")
+    assert metrics["input"]["questions"] == 12
+
+
+@pytest.mark.parametrize("named", [10, 30])
+def test_an_excluded_document_takes_its_copies_with_it(tmp_path: Path, named: int) -> None:
+    """Documents 10 and 30 are near copies: whichever is named, neither stays, nor what was made of its group."""
+    records = make_records()
+    one = records.documents[named]
+    records.documents[named] = replace(one, id=hash_id("named"), group=hash_id("named"))
+    records.preferences[named] = replace(records.preferences[named], group=hash_id("named"))
+    metrics = clean(tmp_path, Params(exclude_ids=[hash_id("named"), hash_id("unknown")]), texts=records)
+    copy = f"d{40 - named}"
+    assert not {one["id"] for one in read(tmp_path, "documents")} & {copy, hash_id("named")}
+    rejects = {one["id"]: one for one in read(tmp_path, "rejects")}
+    assert rejects[hash_id("named")]["reason"] == rejects[f"p{named}"]["reason"] == "excluded"
+    assert rejects[copy]["reason"] == "near_duplicate"
+    assert json.loads(rejects[copy]["detail"])["kept"] == hash_id("named")
+    assert metrics["excluded"] == {"asked": 2, "found": 1, "unknown": [hash_id("unknown")]}
+
+
+def test_what_holds_a_passage_of_an_evaluation_set_goes(tmp_path: Path) -> None:
+    records, held = make_records(), Records()
+    secret = records.documents[45].text
+    talk = [{"role": "user", "content": secret}, {"role": "assistant", "content": "Well?"}]
+    held.conversations.append(Conversation("e0", "e0", "exam", "qa", talk))
+    records.write(tmp_path / "raw/texts")
+    held.write(tmp_path / "raw/exam")
+    outs = {key: tmp_path / "out" / key for key in ("data/clean", "data/rejects")}
+    paths = Paths("clean", {"data/raw": tmp_path / "raw"}, outs, sources=("texts",), evaluation_sources=("exam",))
+    metrics = run(Params(), paths)
+    gone = [one for one in read(tmp_path, "rejects") if one["reason"] == "contaminated"]
+    assert [one["id"] for one in gone] == ["d45"]
+    found = json.loads(gone[0]["detail"])
+    assert (found["id"], found["source"]) == ("e0", "exam")
+    assert found["passage"][:40] == secret[:40]
+    assert "exam" not in metrics["sources"]
+
+
+def test_a_small_bucket_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean(tmp_path, name="one", texts=make_records())
+    monkeypatch.setattr("llm.data.sorting.iter_sorted.__defaults__", (2000,))
+    clean(tmp_path, Params(base={"threads": 1}), name="two", texts=make_records())
+    for kind in ("documents", "conversations", "preferences", "questions", "rejects"):
+        assert read(tmp_path, kind, "one") == read(tmp_path, kind, "two")

@@ -1,20 +1,18 @@
-"""Normal form, placeholders, filters, duplicates and the split."""
+"""Normal form, filters, duplicates and the split."""
 
 import random
 import unicodedata
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.config import ConfigError
-from llm.data.cleaner import Ledger, clean_questions
-from llm.data.dedup import NearDuplicateParams, find_exact, find_near, shingle
-from llm.data.filters import FilterParams, judge_text, measure_repeated_lines
+from llm.data.dedup import NearDuplicateParams, find_exact, find_near
+from llm.data.filters import FilterParams, judge_text
+from llm.data.minhash import shingle
 from llm.data.normalise import normalise_text
-from llm.data.pii import replace_pii
-from llm.data.schema import Document, Question, hash_share, to_json
-from llm.data.split import assign_splits, choose_surplus, find_seen, reading_order
+from llm.data.simple import SimpleParams, measure_simple
 
 
 @pytest.mark.parametrize(
@@ -45,26 +43,6 @@ def test_normal_form_is_stable_and_nfc(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text, replaced",
-    [
-        ("Mail a.b+c@mail.example.co.uk, or 'joe@ex.com'.", "Mail <EMAIL>, or '<EMAIL>'."),
-        ("o'brien@ex.ie müller@bücher.example", "<EMAIL> <EMAIL>"),
-        ("see 10.0.0.1:80, 192.168.0.0/16.", "see <IP>:80, <IP>/16."),
-        ("2001:db8::1 fe80::1ff:fe23:4567:890a ::ffff:10.1.2.3", "<IP> <IP> <IP>"),
-        ("1:2:3:4:5:6:7:8", "<IP>"),
-        ("user@host @decorator x[::2] std::add 12:30:45 300.1.1.1 1.2.3.4.5", None),
-        ("section 3.4.1.1, §4.2.3.1, version 1.2.3.4", None),
-    ],
-)
-def test_placeholders(text: str, replaced: str | None) -> None:
-    assert replace_pii(text)[0] == (text if replaced is None else replaced)
-
-
-def test_placeholders_are_counted() -> None:
-    assert replace_pii("a@b.org, c@d.org at 8.8.8.8")[1:] == (2, 1)
-
-
-@pytest.mark.parametrize(
     "text, reason",
     [
         ("Grain is ground between two stones that a wheel of the mill turns.", None),
@@ -87,8 +65,10 @@ def test_filters(text: str, reason: str | None) -> None:
 
 
 def test_repeated_lines_by_hand() -> None:
-    assert measure_repeated_lines("aaaa\nbbbb\naaaa\ncccc") == 4 / 16
-    assert measure_repeated_lines("aaaa\naaaa\naaaa") == 0.0  # fewer than four lines say nothing
+    texts = pa.array(["aaaa\nbbbb\naaaa\ncccc", "aaaa\naaaa\naaaa", " a b\n\na b \na  b\nab\n"])
+    rule = measure_simple(texts, SimpleParams())[-1]
+    assert rule.name == "repeated_lines"
+    assert rule.measured.tolist() == [4 / 16, 0.0, 3 / 12]  # fewer than four lines say nothing
 
 
 def test_exact_duplicates_ignore_case_and_punctuation() -> None:
@@ -135,58 +115,3 @@ def test_each_reject_is_like_a_kept_text() -> None:
 def test_more_bands_than_hashes_is_refused() -> None:
     with pytest.raises(ValueError, match="bands"):
         NearDuplicateParams(num_perm=16, bands=17)
-
-
-def test_the_split_is_by_hash_and_stays_when_groups_come() -> None:
-    groups = [f"package{i}" for i in range(400)]
-    splits = assign_splits(groups, 0.2)
-    assert 50 < sum(one == "val" for one in splits.values()) < 110
-    assert all((splits[g] == "val") == (hash_share("split", g) < 0.2) for g in groups)
-    more = assign_splits([*groups, "new"], 0.2)
-    assert {g: more[g] for g in groups} == splits
-
-
-def test_both_sides_hold_documents() -> None:
-    for holdout in (1e-9, 1 - 1e-9):
-        splits = assign_splits(["a", "b", "c"], holdout, ["a", "b"])
-        assert {splits["a"], splits["b"]} == {"train", "val"}
-    with pytest.raises(ConfigError, match="one single document"):
-        assign_splits(["a", "b"], 0.5, ["a"])
-
-
-def test_sentences_seen_in_training() -> None:
-    texts = ["mills.turn()\n\nTurn the *wheel* once. Then stop."]
-    assert find_seen(texts, ["Turn the wheel once.", "Then", "Stop the wheel."]) == {"turn the wheel once"}
-
-
-def test_surplus_keeps_the_first_and_shares_the_room() -> None:
-    documents = [Document(f"d{i}", "x" * size, "s", "", "", "{}", "g") for i, size in enumerate((90, 30, 10))]
-    assert choose_surplus(documents, 50, 1.0) == {"d1", "d2"}
-    assert choose_surplus(documents, 100, 1.0) == {"d1"}
-    groups = [Document(f"d{i}", "x" * 30, "s", "", "", "{}", f"g{i // 3}") for i in range(6)]
-    assert choose_surplus(groups, 1000, 0.06) == {"d2", "d5"}  # 60 bytes per group
-    assert choose_surplus(groups, 1000, 0.01) == {"d1", "d2", "d4", "d5"}  # every group gives one at least
-
-
-def test_reading_order_keeps_modules_together() -> None:
-    def make(group: str, module: str, name: str) -> Document:
-        return Document(f"{group}{name}", "t", "s", "", "", to_json({"module": module, "name": name}), group)
-
-    documents = [make("b", "m.y", "f"), make("a", "m.x", "g"), make("b", "m.x", "f"), make("b", "m.x", "a")]
-    ordered = sorted(documents, key=reading_order)
-    assert [one.id for one in ordered if one.group == "b"] == ["ba", "bf", "bf"]
-    passages = [Document(str(n), "t", "s", "", "", to_json({"file": "f", "offset": n}), "g") for n in (900, 10_000, 0)]
-    assert [one.id for one in sorted(passages, key=reading_order)] == ["0", "900", "10000"]
-
-
-def test_two_editions_do_not_ask_the_same_question_twice() -> None:
-    """Two editions of one book cut their passages differently: one question came back among other options."""
-
-    def four(options: str, names: str) -> list[Question]:
-        return [Question(name, "g", "s", f"after {name}?", "?", list(options), 0) for name in names]
-
-    ledger = Ledger()
-    kept = clean_questions(four("pqrs", "abcd") + four("ptuv", "aefg") + four("wxyz", "hijk"), ledger)
-    assert [one.id for one in kept] == ["a", "b", "c", "d", "h", "i", "j", "k"]
-    assert {(one.id, one.reason) for one in ledger.rejects} == {(name, "asked_before") for name in "aefg"}
-    assert ledger.inputs["questions"] == len(kept) + len(ledger.rejects)
