@@ -89,7 +89,8 @@ class ContinuationSample:
 
     def __init__(self, source: str, limit: int = MAX_PER_SOURCE) -> None:
         self.source, self.limit, self.size = source, limit, 0
-        self.groups: dict[str, list[Question]] = {}  # by the hash of the group's name
+        # By the hash of the group's name, and within it by document: the same text may come twice.
+        self.groups: dict[str, dict[str, list[Question]]] = {}
         self.largest: list[tuple[int, str]] = []  # a heap of negated hashes
         self.end = "g"  # groups from this hash on have no place; greater than any hex digit
 
@@ -97,21 +98,20 @@ class ContinuationSample:
         """Ask about the documents, each in its group."""
         for document in documents:
             name = hash_id("sample", document.group)
-            asked = {one.id for one in self.groups.get(name, [])}
-            found = ask_continuations(document, self.source) if name < self.end else []
-            found = [one for one in found if one.id not in asked]  # the same text may come twice
-            if found:
-                if not asked:
-                    heapq.heappush(self.largest, (-int(name, 16), name))
-                self.groups.setdefault(name, []).extend(found)
-                self.size += len(found)
+            if name >= self.end or document.id in self.groups.get(name, {}):
+                continue
+            if name not in self.groups:
+                heapq.heappush(self.largest, (-int(name, 16), name))
+            found = self.groups.setdefault(name, {})[document.id] = ask_continuations(document, self.source)
+            self.size += len(found)
             while self.size > self.limit:
                 self.end = heapq.heappop(self.largest)[1]
-                self.size -= len(self.groups.pop(self.end))
+                self.size -= sum(map(len, self.groups.pop(self.end).values()))
 
     def take(self) -> list[Question]:
         """Return the questions by id."""
-        return sorted((one for group in self.groups.values() for one in group), key=lambda one: one.id)
+        found = [one for group in self.groups.values() for questions in group.values() for one in questions]
+        return sorted(found, key=lambda one: one.id)
 
 
 def ask_continuations(document: Document, source: str) -> list[Question]:
