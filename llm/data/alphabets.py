@@ -22,12 +22,12 @@ LATIN_PAGES = [
 # The letters beyond a-z of each language, with those of its common loan words.
 _LETTERS = {
     "English": "éèêïöç", "French": "éèàùâêîôûçëïüÿœæ", "German": "äöüßé", "Spanish": "áéíóúüñ",
-    "Portuguese": "áéíóúâêôãõàçü",    "Italian": "àèéìíîòóùú", "Catalan": "àéèíïòóúüç·", "Dutch": "éëïóöüèêáç", "Danish": "æøåéü", "Swedish": "åäöéüà",
-    "Icelandic": "áéíóúýðþæö", "Faroese": "áíóúýðæø", "Irish": "áéíóú", "Welsh": "âêîôûŵŷáéàèïöü", "Basque": "ñçü",
-    "Estonian": "õäöüšž", "Albanian": "çë", "Afrikaans": "êëéïôöûáè", "Polish": "ąćęłńóśźż", "Czech": "áčďéěíňóřšťúůýž",
-    "Slovak": "áäčďéíĺľňóôŕšťúýž", "Hungarian": "áéíóöőúüű", "Romanian": "ăâîşţșțéá", "Croatian": "čćđšž",
-    "Turkish": "çğıöşüâîûi̇", "Latvian": "āčēģīķļņšūžōŗ", "Lithuanian": "ąčęėįšųūž",
-    "Sorbian": "ćčěłńóřšśźž",
+    "Portuguese": "áéíóúâêôãõàçü", "Italian": "àèéìíîòóùú", "Catalan": "àéèíïòóúüç·", "Dutch": "éëïóöüèêáç",
+    "Danish": "æøåéü", "Swedish": "åäöéüà", "Icelandic": "áéíóúýðþæö", "Faroese": "áíóúýðæø", "Irish": "áéíóú",
+    "Welsh": "âêîôûŵŷáéàèïöü", "Basque": "ñçü", "Estonian": "õäöüšž", "Albanian": "çë", "Afrikaans": "êëéïôöûáè",
+    "Polish": "ąćęłńóśźż", "Czech": "áčďéěíňóřšťúůýž", "Slovak": "áäčďéíĺľňóôŕšťúýž", "Hungarian": "áéíóöőúüű",
+    "Romanian": "ăâîşţșțéá", "Croatian": "čćđšž", "Turkish": "çğıöşüâîûi̇", "Latvian": "āčēģīķļņšūžōŗ",
+    "Lithuanian": "ąčęėįšųūž", "Sorbian": "ćčěłńóřšśźž",
 }  # fmt: skip
 _SIGNS = frozenset(
     "\u2018\u2019\u201a\u201c\u201d\u201e\u2013\u2014\u2026\u2022«»°§©®™€£½¼¾²³±×·¿¡ºª\u00a0\u2039\u203a¢¥¶´"

@@ -1,74 +1,98 @@
-"""Decide by simple measures of a text whether it is worth training on.
+"""Decide by what a text measures whether it is worth training on: the rules that the params switch on, in turn."""
 
-After the quality rules of Gopher (Rae et al. 2021, arXiv:2112.11446, table A1). Differs: thresholds are
-params and wider, for docstrings are short; the rule on English stop words is left out, for text may be in any
-language.
-"""
+from collections.abc import Callable, Sequence
 
-import re
-from collections import Counter
-
+import numpy as np
+import pyarrow as pa
 from pydantic import Field
 
 from llm.config import BaseParams
+from llm.data.c4 import C4Params, judge_c4
+from llm.data.language import LanguageParams, judge_language
+from llm.data.quality import GopherQualityParams, measure_quality
+from llm.data.repetition import GopherRepetitionParams, measure_repetition
+from llm.data.simple import SimpleParams, measure_simple
+from llm.data.verdicts import Verdict, judge_rules
+from llm.data.words import split_words
 
-_WORD = re.compile(r"\w+")
-MIN_LINES = 4
+CHUNK_CHARS = 4_000_000  # texts are measured so many at a time: what a kernel needs grows with it
 
 
 class FilterParams(BaseParams):
-    """Thresholds; a text outside of any is rejected under the threshold's name."""
+    """Which rules apply, and their thresholds; a text is rejected under the first rule that it breaks."""
 
-    min_chars: int = Field(40, ge=1, description="shorter texts are rejected")
-    max_chars: int = Field(100_000, ge=100, description="longer texts are rejected")
-    min_words: int = Field(5, ge=1, description="texts of fewer words are rejected")
-    max_mean_word_chars: float = Field(
-        20.0, ge=3, description="a longer mean word means encoded data, not prose; wide for scripts without spaces"
+    simple: SimpleParams = Field(default_factory=SimpleParams, description="rules for any text")
+    gopher_quality: GopherQualityParams = Field(
+        default_factory=GopherQualityParams, description="Gopher's rules on words, signs and stop words"
     )
-    min_alphabetic: float = Field(0.5, ge=0, le=1, description="least share of letters among visible characters")
-    max_repeated_lines: float = Field(
-        0.4, ge=0, le=1, description="largest share of characters in lines seen before in the same text"
+    gopher_repetition: GopherRepetitionParams = Field(
+        default_factory=GopherRepetitionParams, description="Gopher's rules on what comes again in a text"
     )
-    max_same_word: float = Field(0.4, ge=0, le=1, description="largest share that one word has of all words")
+    c4: C4Params = Field(default_factory=C4Params, description="C4's rules on lines and sentences")
+    language: LanguageParams = Field(default_factory=LanguageParams, description="which languages are kept")
 
 
-def judge_text(text: str, params: FilterParams) -> tuple[str, str] | None:
+def judge_text(text: str, params: FilterParams) -> Verdict:
     """Return (reason, what was measured) for a text to reject, None for one to keep."""
-    if len(text) < params.min_chars:
-        return "too_short", f"{len(text)} characters"
-    if len(text) > params.max_chars:
-        return "too_long", f"{len(text)} characters"
-    words = _WORD.findall(text.lower())
-    letters = sum(map(str.isalpha, text))
-    # In scripts without spaces a run of letters counts as one word, so their letters stand in for words.
-    wide = sum(character.isalpha() and not character.isascii() for character in text)
-    if len(words) + wide / 3 < params.min_words:
-        return "too_few_words", f"{len(words)} words"
-    visible = len("".join(text.split()))
-    if letters < params.min_alphabetic * visible:
-        return "few_letters", f"{letters / visible:.2f} of the characters"
-    mean = sum(map(len, words)) / max(len(words), 1)
-    if mean > params.max_mean_word_chars:
-        return "long_words", f"mean of {mean:.1f} characters"
-    if len(words) >= 20:
-        most = Counter(words).most_common(1)[0][1]
-        if most > params.max_same_word * len(words):
-            return "same_word", f"{most / len(words):.2f} of the words"
-    repeated = measure_repeated_lines(text)
-    if repeated > params.max_repeated_lines:
-        return "repeated_lines", f"{repeated:.2f} of the characters"
-    return None
+    return judge_texts(pa.array([text], pa.string()), params)[0]
 
 
-def measure_repeated_lines(text: str) -> float:
-    """Return the share of characters that stand in lines seen before in the text; 0 for fewer than four lines."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    if len(lines) < MIN_LINES:
-        return 0.0
-    seen: set[str] = set()
-    repeated = 0
-    for line in lines:
-        if line in seen:
-            repeated += len(line)
-        seen.add(line)
-    return repeated / sum(map(len, lines))
+def judge_texts(texts: pa.StringArray, params: FilterParams) -> list[Verdict]:
+    """Return for each text (reason, what was measured and the bound), None for one to keep.
+
+    Reasons of Gopher's, C4's and the language rules carry the name of their section: `gopher_quality.min_words`.
+    """
+    verdicts: list[Verdict] = []
+    for chunk in _cut(texts):
+        verdicts += _judge_chunk(chunk, params)
+    return verdicts
+
+
+def _cut(texts: pa.StringArray) -> list[pa.StringArray]:
+    """Cut the array where about CHUNK_CHARS bytes are full."""
+    if len(texts) == 0:
+        return []
+    sizes = np.diff(np.frombuffer(texts.buffers()[1], dtype=np.int32)[texts.offset : texts.offset + len(texts) + 1])
+    parts = np.cumsum(sizes) // CHUNK_CHARS
+    bounds = [0, *(np.flatnonzero(np.diff(parts)) + 1).tolist(), len(texts)]
+    return [texts[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def _judge_chunk(texts: pa.StringArray, params: FilterParams) -> list[Verdict]:
+    verdicts: list[Verdict] = [None] * len(texts)
+    for judge in _list_judges(params):
+        left = [i for i, verdict in enumerate(verdicts) if verdict is None]
+        if not left:
+            break
+        chosen = texts if len(left) == len(texts) else texts.take(pa.array(left))
+        for place, verdict in zip(left, judge(chosen), strict=True):
+            verdicts[place] = verdict
+    return verdicts
+
+
+def _list_judges(params: FilterParams) -> list[Callable[[pa.StringArray], Sequence[Verdict]]]:
+    """Return what the params switch on, the cheapest first."""
+    judges: list[Callable[[pa.StringArray], Sequence[Verdict]]] = []
+    if params.simple.enabled:
+        judges.append(lambda texts: judge_rules(measure_simple(texts, params.simple)))
+    if params.language.enabled:
+        judges.append(lambda texts: judge_language(texts, params.language))
+    if params.gopher_quality.enabled or params.gopher_repetition.enabled:
+        judges.append(lambda texts: _judge_gopher(texts, params))
+    if params.c4.enabled:
+        judges.append(lambda texts: judge_c4(texts, params.c4))
+    return judges
+
+
+def _judge_gopher(texts: pa.StringArray, params: FilterParams) -> Sequence[Verdict]:
+    """Judge by the quality rules, then by those on repetition, on words that are split once."""
+    words = split_words(texts)
+    verdicts: list[Verdict] = [None] * len(texts)
+    if params.gopher_quality.enabled:
+        verdicts = judge_rules(measure_quality(words, params.gopher_quality), "gopher_quality.")
+    if params.gopher_repetition.enabled:
+        chosen = np.array([verdict is None for verdict in verdicts])
+        rules = measure_repetition(words, params.gopher_repetition, chosen)
+        repeated = judge_rules(rules, "gopher_repetition.")
+        verdicts = [one or other for one, other in zip(verdicts, repeated, strict=True)]
+    return verdicts

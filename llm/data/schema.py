@@ -191,6 +191,10 @@ class RecordWriter:
     def add(self, records: Iterable[Record]) -> None:
         """Keep one input record: write what it became, at least one record."""
         self.kept += 1
+        self.derive(records)
+
+    def derive(self, records: Iterable[Record]) -> None:
+        """Write records that were made from kept ones, and are no input records of their own."""
         for record in records:
             kind = next(kind for kind, one in RAW_KINDS.items() if isinstance(record, one))
             self.counts[kind] += 1

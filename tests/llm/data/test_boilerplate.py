@@ -1,6 +1,5 @@
 """Archives' headers and licences are cut; texts that only speak of them are not."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from llm.data.boilerplate import strip_boilerplate
 from llm.data.encoding import decode_text
 
-SHARED = Path(os.environ.get("GRISTMILL_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 BODY = "CHAPTER I\n\nThe mill stood by the river.\n\nIt turned all night.\n\nTHE END"
 HEADER = "The Project Gutenberg EBook of The Mill\n\nThis eBook is for the use of anyone.\n\nTitle: The Mill\n\n"
 LICENCE = "\n\n\nSection 1. General Terms of Use of Project Gutenberg works. See www.gutenberg.org\n" * 40
@@ -30,7 +28,7 @@ SMALL_PRINT = (
             "\n\nEnd of the Project Gutenberg EBook of The Mill\n\n*** END OF THE PROJECT GUTENBERG" + LICENCE,
         ),
         (
-            HEADER + "*** START OF THE PROJECT GUTENBERG EBOOK THE MILL, OR: A\nLONG TITLE ***\n\nProduced by B. Reader\n\n",
+            HEADER + "*** START OF THE PROJECT GUTENBERG EBOOK THE MILL, OR:\nA TITLE ***\n\nProduced by B. Reader\n\n",
             "\n\n*** END OF THE PROJECT GUTENBERG EBOOK THE MILL, OR: A VERY\nLONG TITLE ***\n" + LICENCE,
         ),
         (SMALL_PRINT, "\n\nEnd of Project Gutenberg's Etext of The Mill\n"),
@@ -55,7 +53,7 @@ def test_gutenberg_of_every_age(header: str, footer: str, newline: str) -> None:
         ),
         (
             "This is a digital copy of a book that was preserved for generations on library shelves before it was\n"
-            "scanned.\n\nYou can search the full text of this book on the web\nat http : //books . google . com/\n\n" + BODY,
+            "scanned.\n\nYou can search the full text on the web\nat http : //books . google . com/\n\n" + BODY,
             "google_books",
         ),
         (
@@ -96,10 +94,8 @@ def test_talk_of_marks_is_left_alone(text: str) -> None:
         ("gut-pride/1342-0.txt", "PRIDE AND PREJUDICE", "had been the means of uniting them."),
     ],
 )
-def test_real_books(file: str, first: str, last: str) -> None:
-    if not SHARED.is_dir():
-        pytest.skip("shared data are not here: set GRISTMILL_SHARED_DATA")
-    text, name = strip_boilerplate(decode_text((SHARED / file).read_bytes()))
+def test_real_books(shared_data: Path, file: str, first: str, last: str) -> None:
+    text, name = strip_boilerplate(decode_text((shared_data / file).read_bytes()))
     assert name == "gutenberg"
     assert text.startswith(first)
     assert text.rstrip().endswith(last)

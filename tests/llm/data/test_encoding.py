@@ -29,11 +29,12 @@ SENTENCES = {
     "korean": "방앗간 주인은 밤에 밀을 빻습니다. 낮에는 강물이 적기 때문입니다. 사람들은 빵을 기다립니다.",
 }  # fmt: skip
 PAGES = [
-    ("french", "cp1252"), ("german", "latin-1"), ("spanish", "cp1252"), ("portuguese", "latin-1"), 
-    ("polish", "cp1250"),    ("polish", "iso8859_2"), ("czech", "cp1250"), ("czech", "iso8859_2"), ("turkish", "cp1254"), 
-    ("lithuanian", "cp1257"),     ("russian", "cp1251"), ("russian", "koi8_r"), ("russian", "cp866"), ("ukrainian", "cp1251"), ("greek", "cp1253"),
-    ("japanese", "shift_jis"), ("japanese", "euc_jp"), ("japanese", "iso2022_jp"), ("chinese", "gb18030"),
-    ("taiwanese", "big5"), ("korean", "euc_kr"), ("french", "mac_roman"), ("german", "cp850"),
+    ("french", "cp1252"), ("german", "latin-1"), ("spanish", "cp1252"), ("portuguese", "latin-1"),
+    ("polish", "cp1250"), ("polish", "iso8859_2"), ("czech", "cp1250"), ("czech", "iso8859_2"), ("turkish", "cp1254"),
+    ("lithuanian", "cp1257"), ("russian", "cp1251"), ("russian", "koi8_r"), ("russian", "cp866"),
+    ("ukrainian", "cp1251"), ("greek", "cp1253"), ("japanese", "shift_jis"), ("japanese", "euc_jp"),
+    ("japanese", "iso2022_jp"), ("chinese", "gb18030"), ("taiwanese", "big5"), ("korean", "euc_kr"),
+    ("french", "mac_roman"), ("german", "cp850"),
 ]  # fmt: skip
 WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "utf-8", "utf-8-sig"]
 
