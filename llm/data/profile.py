@@ -119,7 +119,7 @@ def summarise(counts: Counts, lengths: NDArray[np.integer[Any]]) -> dict[str, An
 
 def count_bits(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
     """Return how many binary digits each length has, at least 5: documents of a bin are at most twice as long."""
-    return np.maximum(np.frexp(lengths)[1], 5)
+    return np.asarray(np.maximum(np.frexp(lengths)[1], 5), dtype=np.int32)
 
 
 def name_bits(bits: int) -> str:
