@@ -6,6 +6,7 @@ python -m llm.data.preview org/dataset --split test --kind qa
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS", help="can be given again")
     parser.add_argument("--max-record-bytes", type=int, help=SourceFormat.model_fields["max_record_bytes"].description)
     arguments = parser.parse_args()
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is a reject, and named
     try:
         preview(arguments.source, parse_format(arguments), max(arguments.count, 1), Console())
     except ConfigError as error:
