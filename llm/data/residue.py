@@ -66,7 +66,18 @@ def is_ip(candidate: str) -> bool:
     return True
 
 
-CONFIRM: dict[ResidueType, Callable[[str], bool]] = {"card": is_luhn, "iban": is_iban, "ssn": is_ssn, "ip": is_ip}
+def is_person(candidate: str) -> bool:
+    """Tell whether an address is someone's: git@host names a service."""
+    return not candidate.startswith("git@")
+
+
+CONFIRM: dict[ResidueType, Callable[[str], bool]] = {
+    "email": is_person,
+    "card": is_luhn,
+    "iban": is_iban,
+    "ssn": is_ssn,
+    "ip": is_ip,
+}
 NEEDED: dict[ResidueType, str] = {"email": "@", "phone": "+1"}  # what a text without cannot hold
 _COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
