@@ -28,7 +28,9 @@ from llm.data.schema import BadRecord
 MAX_DEPTH = 6  # layers around a file; books.zip/part.tar.gz/a.txt has three
 MAX_EXPANDED_BYTES = 1 << 40  # of one file of the source
 MAX_BUFFER_BYTES = 256_000_000  # of a file in an archive that must be read from its end, such as a zip within a zip
-SLACK_BYTES = 10_000_000  # what expands to less than this harms nobody, whatever the ratio
+# What expands to less than this harms nobody, whatever the ratio. With what a decompressor reads ahead, a bomb is known
+# within 16 MB, which is when the first part of a long text would be given away.
+SLACK_BYTES = 2_000_000
 
 # What the decompressors and the archive modules raise on damaged bytes.
 PARSE_ERRORS = (
@@ -51,9 +53,9 @@ _PACKAGES = {"[Content_Types].xml", "mimetype", "META-INF/MANIFEST.MF", "Android
 
 @dataclass
 class Budget:
-    """How far a compressed file may expand; what a member expands counts against the files around it too."""
+    """How far compressed bytes may expand; what a member expands counts against the files around it too."""
 
-    size_bytes: int | None
+    size_bytes: Callable[[], int | None]  # compressed, as far as they were read; None: not known
     max_ratio: float
     around: "Budget | None" = None
     expanded_bytes: int = 0
@@ -61,16 +63,30 @@ class Budget:
     def spend(self, size_bytes: int) -> None:
         """Count expanded bytes. Raises: BadRecord: reason `zip_bomb`."""
         self.expanded_bytes += size_bytes
-        limit = MAX_EXPANDED_BYTES
-        if self.size_bytes is not None:
-            limit = min(limit, SLACK_BYTES + int(self.max_ratio * self.size_bytes))
+        packed, limit = self.size_bytes(), MAX_EXPANDED_BYTES
+        if packed is not None:
+            limit = min(limit, SLACK_BYTES + int(self.max_ratio * packed))
         if self.expanded_bytes > limit:
             raise BadRecord(
-                "zip_bomb",
-                f"{self.size_bytes} bytes expand to more than {limit}; max_expand_ratio is {self.max_ratio:g}",
+                "zip_bomb", f"{packed} bytes expand to more than {limit}; max_expand_ratio is {self.max_ratio:g}"
             )
         if self.around is not None:
             self.around.spend(size_bytes)
+
+
+class Metered(io.RawIOBase):
+    """A stream that counts what a decompressor takes from it."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.count = stream, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        size = self.stream.readinto1(buffer)
+        self.count += size
+        return size
 
 
 class Unpacked(io.RawIOBase):
@@ -130,7 +146,7 @@ def walk_source(locator: str, max_ratio: float) -> Iterator[Opened]:
             yield name, opened
             continue
         with opened:
-            yield from unpack(name, opened, Budget(size_bytes, max_ratio))
+            yield from unpack(name, opened, _limit(size_bytes, max_ratio))
 
 
 def unpack(name: str, stream: Stream, budget: Budget, depth: int = 0) -> Iterator[Opened]:
@@ -150,8 +166,10 @@ def unpack(name: str, stream: Stream, budget: Budget, depth: int = 0) -> Iterato
         elif kind == "tar":
             yield from _walk_tar(name, stream, budget, depth)
         else:
-            with io.BufferedReader(Unpacked(_open_layer(kind, stream), kind, budget), HEAD_BYTES) as layer:
-                yield from unpack(name, layer, budget, depth + 1)
+            packed = Metered(stream)
+            part = Budget(lambda: packed.count, budget.max_ratio, budget)
+            with io.BufferedReader(Unpacked(_open_layer(kind, packed), kind, part), HEAD_BYTES) as layer:
+                yield from unpack(name, layer, part, depth + 1)
     except BadRecord as error:
         yield name, Fault(0, error.reason, error.detail)
     except PARSE_ERRORS as error:
@@ -167,14 +185,18 @@ def find_kind(head: bytes, name: str) -> str:
     return next((kind.removeprefix("empty ") for kind, magic in _MAGIC.items() if head.startswith(magic)), "")
 
 
-def _open_layer(kind: str, stream: Stream) -> Callable[[int], bytes]:
+def _limit(size_bytes: int | None, max_ratio: float, around: Budget | None = None) -> Budget:
+    return Budget(lambda: size_bytes, max_ratio, around)
+
+
+def _open_layer(kind: str, stream: Metered) -> Callable[[int], bytes]:
     """Return how to take at most n decompressed bytes; members and frames that follow each other are one stream."""
     if kind == "gz":
-        return gzip.GzipFile(fileobj=stream).read1
+        return gzip.GzipFile(fileobj=io.BufferedReader(stream)).read1
     if kind == "bz2":
-        return bz2.BZ2File(stream).read1
+        return bz2.BZ2File(io.BufferedReader(stream)).read1
     if kind == "xz":
-        return lzma.LZMAFile(stream).read1
+        return lzma.LZMAFile(io.BufferedReader(stream)).read1
     frames = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
     return lambda size: frames.read(min(size, 4096))  # an error loses what was asked for with it
 
@@ -209,12 +231,16 @@ def _walk_zip(name: str, stream: Stream, budget: Budget, depth: int) -> Iterator
             elif info.flag_bits & 1:
                 yield inner, Fault(0, "encrypted", "the archive wants a password")
             else:
-                part = Budget(info.compress_size, budget.max_ratio, budget)
+                part = _limit(info.compress_size, budget.max_ratio, budget)
                 try:
+                    if info.file_size > SLACK_BYTES + budget.max_ratio * info.compress_size:
+                        part.spend(info.file_size)  # as it says itself: nothing of it is read
                     with archive.open(info) as member:
                         assert isinstance(member, zipfile.ZipExtFile), member
                         pulled = io.BufferedReader(Unpacked(member.read1, "zip", part), HEAD_BYTES)
                         yield from unpack(inner, pulled, part, depth + 1)
+                except BadRecord as error:
+                    yield inner, Fault(0, error.reason, error.detail)
                 except PARSE_ERRORS as error:
                     yield inner, Fault(0, "corrupt_zip", f"{type(error).__name__}: {error}")
                 budget.spend(0)  # the archive as a whole may have expanded too far

@@ -10,6 +10,7 @@ from llm.config import ConfigError, require
 from llm.data.questions import ContinuationSample
 from llm.data.schema import Document, Record, Records, RecordWriter
 from llm.data.sources import Kept, Outcome, Rejected
+from llm.progress import track
 
 FIRST_CHECK = 1_000  # records before the share of rejects says anything
 EXAMPLES = 3
@@ -66,7 +67,7 @@ def write_outcomes(
     """
     writer, tally, sample = RecordWriter(folder, source), Tally(max_reject_rate), ContinuationSample(source)
     try:
-        for outcome in outcomes:
+        for outcome in track(outcomes, f"reading {source}"):
             tally.add(outcome)
             if isinstance(outcome, Kept):
                 writer.add(outcome.records)

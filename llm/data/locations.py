@@ -25,7 +25,7 @@ Located = tuple[str, int | None, io.BufferedReader | Fault | Skip]
 
 def is_url(locator: str) -> bool:
     """Say whether a locator is an fsspec URL, such as s3://bucket/folder, rather than a local path."""
-    return "://" in locator or locator.partition(":")[0] in ("memory", "data")
+    return "://" in locator
 
 
 def open_files(locator: str) -> Iterator[Located]:

@@ -6,6 +6,7 @@ python -m llm.data.preview org/dataset --split test --kind qa
 """
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=10, help="records to show (10)")
     add_format_flags(parser)
     arguments = parser.parse_args()
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is a reject, and named
     try:
         preview(arguments.source, parse_format(arguments), max(arguments.count, 1), Console())
     except ConfigError as error:

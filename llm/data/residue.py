@@ -68,12 +68,18 @@ def is_ip(candidate: str) -> bool:
     return True
 
 
+def is_person(candidate: str) -> bool:
+    """Tell whether an address is someone's: git@host names a service."""
+    return not candidate.startswith("git@")
+
+
 def is_varied(candidate: str) -> bool:
     """Tell a random string from a row of the same few characters, which is a placeholder."""
     return len(set(candidate)) >= 0.7 * len(candidate)
 
 
 CONFIRM: dict[ResidueType, Callable[[str], bool]] = {
+    "email": is_person,
     "ip": is_ip,
     "credit_card": is_luhn,
     "iban": is_iban,

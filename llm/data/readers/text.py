@@ -12,7 +12,7 @@ from llm.data.items import Item, Stream
 from llm.data.schema import BadRecord
 
 SUFFIXES = (".txt", ".md", ".rst", ".text", ".markdown")
-PART_BYTES = 4_000_000
+PART_BYTES = 16_000_000
 
 
 def sniff(head: bytes, name: str) -> int:

@@ -1,4 +1,7 @@
-"""WARC: the pages and plain texts of a crawl. What is neither, and failed requests, are passed over and counted."""
+"""WARC: the pages and plain texts of a crawl. What is neither, and failed requests, are passed over and counted.
+
+Offsets are those of the records as they are decompressed.
+"""
 
 from collections.abc import Iterator
 
