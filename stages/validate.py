@@ -8,6 +8,7 @@ the profile of the last accepted release (llm/data/profile.py), and not at all w
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -20,11 +21,13 @@ from pydantic import Field, NonNegativeInt
 from llm.config import ConfigError, StageParams
 from llm.data.balance import name_unaccounted
 from llm.data.expectations import NUM_EXAMPLES, Check, expect_rows, expect_total, run_checks
+from llm.data.minhash import NearDuplicateParams
 from llm.data.profile import FEATURES, measure_drift, read_reference
 from llm.data.residue import PATTERNS, ResidueType
 from llm.data.schema import INPUT, RAW_KINDS, iter_rows
+from llm.data.straddle import find_straddling_records
 from llm.data.tables import Folders, Tables, compare_schemas, name_documents, read_tables
-from stages.plumbing.stage import Paths, main, write_json
+from stages.plumbing.stage import SCRATCH, Paths, main, write_json
 
 Kind = Literal["documents", "conversations", "preferences", "questions"]
 Feature = Literal["length", "language", "source", "script", "words"]
@@ -50,6 +53,9 @@ class Params(StageParams):
         description="largest share of records that may still hold personal data of a type; 0.0 for one not named",
     )
     max_copies: float = Field(0.0, ge=0, le=1, description="largest share of documents that repeat another's text")
+    max_straddling: float = Field(
+        0.002, ge=0, le=1, description="largest share of training records that repeat a held-out text, or nearly"
+    )
     min_language_share: dict[str, Share] = Field(
         default_factory=dict, description="language code -> least share of the characters of the documents"
     )
@@ -82,6 +88,7 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
         profile = tables.profile
         checks = [*check_records(params), *check_ingest(params, folders, tables)]
         checks += [*check_ledger(params, folders, tables), *check_languages(params, folders, tables)]
+        checks += check_straddling(params, folders, tables)
         checks += check_drift(params, folders, tables, reference["profile"])
         findings += run_checks(tables.frames, checks, DOCS, tables.namers)
     failed = [one for one in findings if not one.passed]
@@ -217,6 +224,20 @@ def check_languages(params: Params, folders: Folders, tables: Tables) -> list[Ch
         checks.append(expect_total("languages", code, least, None, remedy, examples))
     tables.frames["languages"] = pd.DataFrame([row])
     return checks
+
+
+def check_straddling(params: Params, folders: Folders, tables: Tables) -> list[Check]:
+    """Return the check on near-duplicates across the split, in documents and answers; adds the table `splits`."""
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
+        found = find_straddling_records(folders.clean, Path(scratch), NearDuplicateParams())
+    ledger = tables.frames["ledger"].iloc[0]
+    num_trained = sum(int(ledger[f"{kind}_train"]) for kind in RAW_KINDS)
+    row = {"id": "all sources", "straddling": round(len({one.train_id for one in found}) / max(num_trained, 1), 6)}
+    tables.frames["splits"] = pd.DataFrame([row])
+    remedy = "give records of one text the same group, drop some by clean.exclude_ids, or raise validate.max_straddling"
+    names = [f"{one.train_id} (as {one.val_id}, {one.similarity:.2f})" for one in found[:NUM_EXAMPLES]]
+    return [expect_total("splits", "straddling", 0, params.max_straddling, remedy, names)]
 
 
 def check_drift(params: Params, folders: Folders, tables: Tables, reference: dict[str, Any]) -> list[Check]:
