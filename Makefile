@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help run test check verify serve chat demo flow mlflow report bench bento deps lock
+.PHONY: help run preview test check verify serve chat demo flow mlflow report bench bento deps lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -38,6 +38,10 @@ run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recip
 	@python -m stages.plumbing.mirror
 	@python -m stages.plumbing.report
 	@echo "Serve it: make serve    Talk to it: make chat    Compare: make demo"
+
+preview: .venv/installed ## ten records of SOURCE=path as they would enter; ARGS="--format csv --columns text=body"
+	@test -n "$(SOURCE)" || { echo "make preview SOURCE=folder, file, archive, glob, URL or dataset"; exit 1; }
+	@python -m llm.data.preview $(ARGS) -- "$(SOURCE)"
 
 test: .venv/installed ## the whole suite
 	pytest

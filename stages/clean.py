@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from llm.config import StageParams, require
+from llm.data.banding import describe_threshold
 from llm.data.cleaner import Rules
 from llm.data.corpus import Corpus, Ledger
-from llm.data.banding import describe_threshold
 from llm.data.dedup import key_words
 from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
 from llm.data.filters import FilterParams
@@ -29,6 +29,7 @@ from llm.data.minhash import NearDuplicateParams
 from llm.data.normalise import normalise_text
 from llm.data.parallel import map_ordered
 from llm.data.pii import PIIParams
+from llm.data.removal import check_ids, describe_exclusion
 from llm.data.schema import RAW_KINDS, ROW_GROUP_ROWS, Question, Reject, iter_rows, to_json, write_rows
 from llm.data.split import TRAIN, VAL, Splits, Surplus, find_seen
 from llm.progress import track
@@ -56,7 +57,7 @@ class Params(StageParams):
 def run(params: Params, paths: Paths) -> dict[str, object]:
     raw = list_raw(paths, paths.sources)
     ledger = Ledger()
-    excluded, evaluation = frozenset(params.exclude_ids), read_evaluation(params, paths)
+    excluded, evaluation = check_ids(params.exclude_ids), read_evaluation(params, paths)
     rules = Rules(params.filters, params.near, params.pii, excluded, evaluation, params.decontaminate)
     corpora = {kind: Corpus(kind, paths.scratch, rules) for kind in RAW_KINDS}
     for kind, corpus in corpora.items():
@@ -72,11 +73,16 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
         surplus = Surplus(params.max_val_bytes) if kind == "documents" else None
         write_corpus(corpus, splits, clean / f"{kind}.parquet", counts, ledger, surplus)
         lost = sum(one.kind == kind for one in ledger.rejects)
-        assert ledger.inputs[kind] == counts.splits[kind].total() + lost, f"{kind}: {ledger.inputs[kind]} in, {lost} lost"
+        assert ledger.inputs[kind] == counts.splits[kind].total() + lost, (
+            f"{kind}: {ledger.inputs[kind]} in, {lost} lost"
+        )
     rejects.mkdir(parents=True, exist_ok=True)
     ledger.rejects.sort(key=lambda one: (one.kind, one.reason, one.id, one.detail))
     write_rows(rejects / "rejects.parquet", Reject, ledger.rejects)
-    return measure(counts, ledger) | {"near_duplicates": describe_threshold(params.near)}
+    metrics = measure(counts, ledger) | {"near_duplicates": describe_threshold(params.near)}
+    if excluded:
+        metrics["excluded"] = describe_exclusion(excluded, (one.id for one in ledger.rejects))
+    return metrics
 
 
 def list_raw(paths: Paths, names: Iterable[str]) -> list[Path]:
@@ -131,9 +137,7 @@ def read_questions(questions: Corpus) -> Iterator[tuple[int, Question]]:
     yield from zip(places, (Question(**row) for row in rows), strict=True)
 
 
-def drop_seen(
-    questions: Corpus, corpora: dict[str, Corpus], splits: Splits, processes: int, ledger: Ledger
-) -> None:
+def drop_seen(questions: Corpus, corpora: dict[str, Corpus], splits: Splits, processes: int, ledger: Ledger) -> None:
     """Drop held-out questions whose answer stands in the training records, with the others on the same options."""
     held = [(i, one) for i, one in read_questions(questions) if splits(one.group) == VAL]
     answers = {i: key_words(one.options[one.answer]) for i, one in held}

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import Field
 
 from llm.config import StageParams, require
 from llm.data.chat_shards import write_chats
 from llm.data.fertility import measure_fertility
-from llm.data.schema import hash_share
+from llm.data.schema import hash_share, iter_batches
 from llm.data.shards import write_shard
 from llm.data.tokenizer import train_tokenizer
 from llm.progress import track
@@ -63,7 +61,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
 def measure_sizes(path: Path) -> dict[tuple[str, str], int]:
     """Return the bytes of text of each (source, split)."""
     sizes: Counter[tuple[str, str]] = Counter()
-    for batch in _iter_batches(path, ["source", "split", "text"]):
+    for batch in iter_batches(path, ["source", "split", "text"], READ_ROWS):
         lengths = pc.binary_length(batch["text"]).to_pylist()
         for source, split, length in zip(batch["source"].to_pylist(), batch["split"].to_pylist(), lengths, strict=True):
             sizes[source, split] += length
@@ -89,12 +87,8 @@ def sample_sources(path: Path, totals: dict[str, int], max_bytes: int) -> Iterat
 
 def iter_split(path: Path, split: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split, a few hundred at a time in memory."""
-    for batch in _iter_batches(path, [*columns, "split"]):
+    for batch in iter_batches(path, [*columns, "split"], READ_ROWS):
         yield from batch.filter(pc.equal(batch["split"], split)).select(columns).to_pylist()
-
-
-def _iter_batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    yield from pq.ParquetFile(path).iter_batches(READ_ROWS, columns=columns)
 
 
 if __name__ == "__main__":

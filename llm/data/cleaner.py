@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,8 +30,8 @@ from llm.data.schema import (
     Message,
     Preference,
     Question,
+    Record,
     Reject,
-    hash_id,
     to_json,
 )
 
@@ -93,8 +94,14 @@ def add_languages(documents: pa.Table) -> pa.Table:
 
 def clean_rows(kind: str, batch: pa.RecordBatch, rules: Rules) -> Cleaned:
     """Return the conversations, preferences or questions of a batch that are whole."""
-    clean = {"conversations": clean_conversation, "preferences": clean_preference, "questions": clean_question}[kind]
-    record, kept, rejects = RAW_KINDS[kind], [], []
+    cleaners: dict[str, Callable[[Any, Callable[[str], str]], Record]] = {
+        "conversations": clean_conversation,
+        "preferences": clean_preference,
+        "questions": clean_question,
+    }
+    clean, record = cleaners[kind], RAW_KINDS[kind]
+    kept: list[Record] = []
+    rejects: list[Reject] = []
     placeholders: Counter[str] = Counter()
 
     def clean_text(text: str) -> str:
@@ -130,8 +137,8 @@ def list_texts(kind: str, records: pa.Table) -> pa.StringArray:
     if kind == "conversations":
         return pa.array([join_messages(one) for one in records["messages"].to_pylist()], pa.string())
     columns = (records[name].to_pylist() for name in ("prompt", "chosen", "rejected"))
-    rows = ("\n".join([join_messages(prompt), *answers]) for prompt, *answers in zip(*columns, strict=True))
-    return pa.array(list(rows), pa.string())
+    texts = ["\n".join([join_messages(prompt), *answers]) for prompt, *answers in zip(*columns, strict=True)]
+    return pa.array(texts, pa.string())
 
 
 def clean_conversation(one: Conversation, clean_text: Callable[[str], str]) -> Conversation:

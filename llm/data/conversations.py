@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def read_chat(row: Cells) -> list[Conversation | Preference]:
     """Return a chat of messages or turns, with the row's system prompt in front."""
     messages = read_messages(row.values["messages"], row.names["messages"])
-    return [build_conversation(row, CHAT, [*_system(row), *messages])]
+    return [build_conversation(row, CHAT, _instruct(row, messages))]
 
 
 def read_choices(row: Cells) -> list[Conversation | Preference]:
@@ -41,15 +41,10 @@ def read_choices(row: Cells) -> list[Conversation | Preference]:
 def read_pair(row: Cells) -> list[Conversation | Preference]:
     """Return a chosen and a rejected answer; the prompt is a column of its own, or what both talks begin with."""
     prompt, chosen, rejected = read_sides(row, "chosen", "rejected")
-    margin = row.values.get("margin")
-    if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
-        raise BadRecord("wrong_type", f"margin is {type(margin).__name__}, expected a number")
-    if margin is not None and not (math.isfinite(margin := _to_float(margin)) and margin >= 0):
-        raise BadRecord("bad_margin", f"{margin}: expected a number of at least 0")
     principle = row.optional("principle") or None
     if principle and principle not in PRINCIPLES:
         raise BadRecord("unknown_principle", f"{show(principle)}: expected {', '.join(PRINCIPLES)}")
-    return [build_preference(row, prompt, chosen, rejected, margin, principle)]
+    return [build_preference(row, prompt, chosen, rejected, _read_margin(row), principle)]
 
 
 def read_ranked(row: Cells) -> list[Conversation | Preference]:
@@ -68,8 +63,8 @@ def read_labelled(row: Cells) -> list[Conversation | Preference]:
     against, and answers in other rows were given to whoever asked there.
     """
     label = row.values["label"]
-    if isinstance(label, str) and label.strip().lower() in ("true", "false"):  # as CSV files have it
-        label = label.strip().lower() == "true"
+    if isinstance(label, str):  # as CSV files have it
+        label = {"true": True, "1": True, "false": False, "0": False}.get(label.strip().lower(), label)
     if not isinstance(label, int) or label not in (0, 1):
         raise BadRecord("unknown_label", f"{show(row.names['label'])} is {show(label)}, expected true or false")
     head, reply = split_reply(row.values["reply"], row.names["reply"])
@@ -83,7 +78,7 @@ def read_sides(row: Cells, first: str, second: str) -> tuple[list[Message], str,
     (head, one), (other_head, other) = (split_reply(row.values[side], row.names[side]) for side in (first, second))
     if head != other_head:
         raise BadRecord("differing_prompts", f"{first} and {second} answer different prompts")
-    prompt = [*_system(row), *head] if head else read_prompt(row)
+    prompt = _instruct(row, head) if head else read_prompt(row)
     if not any(message["role"] == "user" for message in prompt):
         raise BadRecord("empty_prompt", "no user turn before the answers")
     if one.strip() == other.strip():
@@ -102,22 +97,22 @@ def read_prompt(row: Cells) -> list[Message]:
         while messages and messages[-1]["role"] == "assistant" and not messages[-1]["content"].strip():
             messages.pop()  # a transcript's prompt ends in `Assistant:`
         check_messages(messages, "empty_prompt")
-        return [*_system(row), *messages]
+        return _instruct(row, messages)
     # One cell can serve two columns: an `input` that is the prompt is not its input too.
     extra = row.optional("input") if row.names.get("input") != row.names[column] else ""
     asked = [row.optional("context"), row.text(column, "empty_prompt"), extra]
-    return [*_system(row), say("user", "\n\n".join(filter(None, asked)))]
+    return _instruct(row, [say("user", "\n\n".join(filter(None, asked)))])
 
 
 def build_conversation(row: Cells, kind: str, messages: Sequence[Message]) -> Conversation:
     """Return the conversation up to its last answer, or raise BadRecord: nobody asks, nobody answers, or one is mute.
 
-    What the user says after the last answer has none, and so nothing to learn from. A blank system prompt is none.
+    What the user says after the last answer has none, and so nothing to learn from.
     """
     last = max((i for i, one in enumerate(messages) if one["role"] == "assistant"), default=-1)
-    said = [one for one in messages[: last + 1] if one["role"] != "system" or one["content"].strip()]
     if last < 0:
         raise BadRecord("no_answer", "no assistant turn")
+    said = list(messages[: last + 1])
     if not said[-1]["content"].strip():
         raise BadRecord("empty_reply", "the last answer is blank")
     check_messages(said, "empty_message")
@@ -144,16 +139,26 @@ def group_prompt(messages: Sequence[Message]) -> str:
     raise BadRecord("empty_prompt", "no user turn")
 
 
-def _system(row: Cells) -> list[Message]:
+def _instruct(row: Cells, messages: list[Message]) -> list[Message]:
+    """Return messages with the row's system prompt in front, unless they begin with their own."""
     text = row.optional("system")
-    return [say("system", text)] if text else []
+    return [say("system", text), *messages] if text and messages[:1] and messages[0]["role"] != "system" else messages
 
 
-def _to_float(number: int | float) -> float:
+def _read_margin(row: Cells) -> float | None:
+    """Return by how much the chosen answer is better; tables of text have numbers as words, and blanks for none."""
+    value = row.values.get("margin")
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
     try:
-        return float(number)
-    except OverflowError:
-        return math.inf
+        margin = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        margin = math.nan
+    if margin is None:
+        raise BadRecord("wrong_type", f"margin is {type(value).__name__}, expected a number")
+    if not (math.isfinite(margin) and margin >= 0):
+        raise BadRecord("bad_margin", f"{show(value)}: expected a number of at least 0")
+    return margin
 
 
 def _read_verdict(label: object, first: str, second: str) -> int:

@@ -21,7 +21,7 @@ from llm.data.cleaner import KEY_BYTES, Rules, clean_batch, list_texts
 from llm.data.decontaminate import HitLedger, describe_match
 from llm.data.dedup import Duplicates, find_duplicates, find_first
 from llm.data.parallel import map_ordered
-from llm.data.schema import RAW_KINDS, Reject, hash_id, to_json
+from llm.data.schema import RAW_KINDS, Reject, hash_id, iter_batches, to_json
 from llm.data.signatures import SignatureStore
 from llm.data.sorting import iter_sorted
 from llm.data.split import reading_key
@@ -53,15 +53,20 @@ class Corpus:
 
     def collect(self, files: Iterable[Path], processes: int, ledger: Ledger) -> None:
         """Clean the records of raw files, and drop exact and near duplicates."""
-        ids, groups, sources, keys, places = [], [], [], [], []
-        batches = track(_count(iter_batches(files), self.kind, ledger), f"cleaning {self.kind}")
+        ids: list[pa.Array] = []
+        groups: list[pa.Array] = []
+        sources: list[pa.Array] = []
+        places: list[pa.Array] = []
+        keys: list[NDArray[np.uint8]] = []
+        raw = (batch for file in files for batch in iter_batches(file, num_rows=BATCH_ROWS))
+        batches = track(_count(raw, self.kind, ledger), f"cleaning {self.kind}")
         num_kept = 0
         with pq.ParquetWriter(self.path, self.schema, compression="lz4") as writer:
             for cleaned in map_ordered(partial(clean_batch, self.kind, rules=self.rules), batches, processes):
                 writer.write_table(cleaned.kept)
                 for column, name in ((ids, "id"), (groups, "group"), (sources, "source")):
                     column += cleaned.kept[name].chunks
-                places.append(reading_keys(cleaned.kept) if self.kind == "documents" else cleaned.kept["id"])
+                places += reading_keys(cleaned.kept).chunks if self.kind == "documents" else cleaned.kept["id"].chunks
                 keys.append(cleaned.keys_NK)
                 if self.signatures is not None and cleaned.signatures_NP is not None:
                     self.signatures.append(cleaned.signatures_NP)
@@ -71,7 +76,7 @@ class Corpus:
                 ledger.rejects += cleaned.rejects
                 ledger.placeholders += cleaned.placeholders
         self.ids, self.groups, self.sources = (pa.chunked_array(one, pa.string()) for one in (ids, groups, sources))
-        self.places = pa.chunked_array([chunk for one in places for chunk in _chunks(one)], pa.string())
+        self.places = pa.chunked_array(places, pa.string())
         self.keep_N = np.ones(len(self.ids), bool)
         self._drop_duplicates(np.concatenate([np.zeros((0, KEY_BYTES), np.uint8), *keys]), ledger)
         self._drop_excluded(ledger)
@@ -86,7 +91,8 @@ class Corpus:
         order = np.array(sorted(range(len(names)), key=ranked.__getitem__), np.int64)
         if self.signatures is None:
             first = find_first(keys_NK, order)
-            found = Duplicates(np.where(first == np.arange(len(first)), -1, first), np.ones(len(first)), first >= 0)
+            kept_by = np.where(first == np.arange(len(first)), -1, first)
+            found = Duplicates(kept_by, np.ones(len(first), np.float32), kept_by >= 0)
         else:
             self.signatures.close()
             found = find_duplicates(keys_NK, self.signatures, order)
@@ -129,7 +135,7 @@ class Corpus:
     def read(self) -> Iterator[pa.Table]:
         """Yield what is kept, in the order of arrival."""
         start = 0
-        for batch in pq.ParquetFile(self.path).iter_batches(BATCH_ROWS):
+        for batch in iter_batches(self.path, num_rows=BATCH_ROWS):
             keep = self.keep_N[start : start + batch.num_rows]
             start += batch.num_rows
             yield pa.table(batch.filter(pa.array(keep)))
@@ -146,23 +152,13 @@ class Corpus:
             start += len(table)
 
 
-def reading_keys(documents: pa.Table) -> pa.Array:
+def reading_keys(documents: pa.Table) -> pa.ChunkedArray:
     """Return the sort key of each document."""
     columns = (documents[name].to_pylist() for name in ("group", "meta", "id"))
-    return pa.array([reading_key(*one) for one in zip(*columns, strict=True)], pa.string())
-
-
-def iter_batches(files: Iterable[Path]) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of parquet files, one after the other."""
-    for file in files:
-        yield from pq.ParquetFile(file).iter_batches(BATCH_ROWS)
+    return pa.chunked_array([[reading_key(*one) for one in zip(*columns, strict=True)]], pa.string())
 
 
 def _count(batches: Iterable[pa.RecordBatch], kind: str, ledger: Ledger) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         ledger.inputs[kind] += batch.num_rows
         yield batch
-
-
-def _chunks(column: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
-    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]

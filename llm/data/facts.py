@@ -1,7 +1,8 @@
 """Figures of records, batch by batch: what expectations are written on, instead of the texts themselves.
 
 Each function is pure, takes an Arrow batch of a clean file and returns a table of one row per record: its id, its
-split, and figures. A text is blank where it holds nothing but white space.
+split, and figures, in few bytes, for there is a row for every record of the corpus. A text is blank where it holds
+nothing but white space.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,18 +20,18 @@ from llm.data.residue import count_residue
 def measure_documents(batch: pa.RecordBatch, are_objects: Sequence[bool]) -> pa.Table:
     """Return the figures of documents; `are_objects` says whether each `meta` is a JSON object.
 
-    `num_chars` of a blank text is missing, so that it is found fault with once. `text_hash` is of the text apart
-    from case and spacing.
+    `num_chars` of a blank text is missing, so that it is found fault with once. `text_hash` is of the text in lower
+    case.
     """
     texts = pc.fill_null(batch["text"], "")
     blank = is_blank(texts)
     figures: dict[str, Any] = {
         "num_chars": pc.if_else(blank, pa.scalar(None, pa.int32()), pc.utf8_length(texts)),
         "is_blank": blank.cast(pa.int8()),
-        "license_chars": pc.utf8_length(pc.fill_null(batch["license"], "")),
+        "has_license": pc.not_equal(pc.fill_null(batch["license"], ""), "").cast(pa.int8()),
         "is_object": pa.array(are_objects, pa.bool_()).cast(pa.int8()),
-        "text_hash": hash_strings(pc.utf8_lower(pc.replace_substring_regex(texts, r"\s+", " "))),
-        **count_residue(texts),
+        "text_hash": hash_strings(pc.utf8_lower(texts)),
+        **{name: (found > 0).astype(np.int8) for name, found in count_residue(texts).items()},
     }
     return _to_table(batch, figures)
 
@@ -39,7 +40,10 @@ def measure_conversations(batch: pa.RecordBatch) -> pa.Table:
     """Return the figures of conversations: the role of the last message, and those of all messages."""
     last = [talk[-1]["role"] if talk else "" for talk in batch["messages"].to_pylist()]
     texts, rows = _contents(batch["messages"])
-    return _to_table(batch, {"last_role": pa.array(last, pa.string()), **_measure_texts([(texts, rows)], len(batch))})
+    return _to_table(
+        batch,
+        {"last_role": pa.array(last, pa.string()).dictionary_encode(), **_measure_texts([(texts, rows)], len(batch))},
+    )
 
 
 def measure_preferences(batch: pa.RecordBatch) -> pa.Table:
@@ -55,7 +59,7 @@ def measure_questions(batch: pa.RecordBatch) -> pa.Table:
     options = batch["options"]
     parts = [(pc.list_flatten(options), pc.list_parent_indices(options).to_numpy())]
     parts += [(batch[name], np.arange(len(batch))) for name in ("question", "blanked")]
-    differing = np.array([len(set(one or ())) for one in options.to_pylist()], dtype=np.int32)
+    differing = np.array([len(set(one or ())) for one in options.to_pylist()], dtype=np.int8)
     figures = {"num_options": differing, "answer": batch["answer"], **_measure_texts(parts, len(batch))}
     return _to_table(batch, figures)
 
@@ -84,14 +88,14 @@ def _contents(messages: pa.ListArray) -> tuple[pa.Array, NDArray[np.int64]]:
 
 
 def _measure_texts(parts: Sequence[tuple[pa.Array, NDArray[np.int64]]], num_rows: int) -> dict[str, Any]:
-    """Return, per row, how many of its texts are blank, and how much personal data they hold."""
+    """Return, per row, whether one of its texts is blank, and whether one holds personal data of each type."""
     texts = pc.fill_null(pa.concat_arrays([one for one, _ in parts]), "")
     rows = np.concatenate([one for _, one in parts]).astype(np.int64)
-    figures: dict[str, Any] = {"num_blank": is_blank(texts).to_numpy(zero_copy_only=False), **count_residue(texts)}
-    return {name: np.bincount(rows, found, num_rows).astype(np.int32) for name, found in figures.items()}
+    figures: dict[str, Any] = {"has_blank": is_blank(texts).to_numpy(zero_copy_only=False), **count_residue(texts)}
+    return {name: (np.bincount(rows, found, num_rows) > 0).astype(np.int8) for name, found in figures.items()}
 
 
 def _to_table(batch: pa.RecordBatch, figures: dict[str, Any]) -> pa.Table:
     """Return id and split, an empty string for a missing one, and the figures."""
-    names = {name: pc.fill_null(batch[name], "") for name in ("id", "split")}
+    names = {"id": pc.fill_null(batch["id"], ""), "split": pc.fill_null(batch["split"], "").dictionary_encode()}
     return pa.table({**names, **figures})

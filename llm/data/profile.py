@@ -100,7 +100,7 @@ def summarise(counts: Counts, lengths: NDArray[np.int64]) -> dict[str, Any]:
     Returns: a JSON object; `length` is a share of documents, `words` of the sampled words, the others of characters
              (`script`: of letters). A bin of `length` is named by its upper end, a power of two, exclusive.
     """
-    bins = Counter(map(length_bin, lengths.tolist()))
+    bins = dict(zip(*np.unique(name_lengths(lengths), return_counts=True), strict=True))
     frequent = {word: n for word, n in counts.words.items() if counts.word_documents[word] >= MIN_WORD_DOCUMENTS}
     top = sorted(frequent, key=lambda word: (-frequent[word], word))[:MAX_WORDS]
     total = max(counts.words.total(), 1)
@@ -109,7 +109,7 @@ def summarise(counts: Counts, lengths: NDArray[np.int64]) -> dict[str, Any]:
         "documents": len(lengths),
         "characters": int(lengths.sum()),
         "length_quantiles": {f"p{p}": int(q) for p, q in zip((5, 25, 50, 75, 95), quantiles, strict=True)},
-        "length": to_shares(bins),
+        "length": to_shares({str(name): int(count) for name, count in bins.items()}),
         "language": to_shares(counts.languages),
         "source": to_shares(counts.sources),
         "script": to_shares(counts.scripts),
@@ -117,9 +117,10 @@ def summarise(counts: Counts, lengths: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def length_bin(length: int) -> str:
-    """Return the name of the bin that a length falls into."""
-    return f"<{1 << max(length.bit_length(), 5)}"
+def name_lengths(lengths: NDArray[np.int64]) -> NDArray[np.str_]:
+    """Return the name of the bin that each length falls into: its upper end, exclusive."""
+    bits = np.maximum(np.frexp(lengths.astype(np.float64))[1], 5)
+    return np.array([f"<{1 << one}" for one in range(64)])[bits]
 
 
 def to_shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -132,7 +133,7 @@ def to_shares(counts: Mapping[str, int]) -> dict[str, float]:
 def list_bins(feature: str, text: str, source: str, language: str, known: set[str]) -> set[str]:
     """Return the bins of a feature that a document belongs to: its main script, and every word of it."""
     if feature == "length":
-        return {length_bin(len(text))}
+        return set(name_lengths(np.array([len(text)])).tolist())
     if feature == "script":
         return {name for name, _ in count_scripts(text).most_common(1)}
     if feature == "words":

@@ -5,8 +5,9 @@ four is asked for once, always among the same four options. So a model that is n
 chooses the same option four times and is right once: length, style and frequency of an option are no clue.
 """
 
+import heapq
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llm.data.chats import Function
@@ -79,20 +80,51 @@ def build_questions(modules: list[list[Function]], source: str) -> list[Question
     return take_sample(questions, MAX_PER_SOURCE, "group")
 
 
-def build_continuations(documents: Sequence[Document], source: str) -> list[Question]:
+class ContinuationSample:
+    """Questions on a stream of documents: those of the groups whose hashed names are smallest, as `take_sample` takes.
+
+    Holds at most `limit` questions and those of one group more, and asks only where a question could stay: the more
+    documents have passed, the fewer are looked at.
+    """
+
+    def __init__(self, source: str, limit: int = MAX_PER_SOURCE) -> None:
+        self.source, self.limit, self.size = source, limit, 0
+        # By the hash of the group's name, and within it by document: the same text may come twice.
+        self.groups: dict[str, dict[str, list[Question]]] = {}
+        self.largest: list[tuple[int, str]] = []  # a heap of negated hashes
+        self.end = "g"  # groups from this hash on have no place; greater than any hex digit
+
+    def add(self, documents: Iterable[Document]) -> None:
+        """Ask about the documents, each in its group."""
+        for document in documents:
+            name = hash_id("sample", document.group)
+            if name >= self.end or document.id in self.groups.get(name, {}):
+                continue
+            if name not in self.groups:
+                heapq.heappush(self.largest, (-int(name, 16), name))
+            found = self.groups.setdefault(name, {})[document.id] = ask_continuations(document, self.source)
+            self.size += len(found)
+            while self.size > self.limit:
+                self.end = heapq.heappop(self.largest)[1]
+                self.size -= sum(map(len, self.groups.pop(self.end).values()))
+
+    def take(self) -> list[Question]:
+        """Return the questions by id."""
+        found = [one for group in self.groups.values() for questions in group.values() for one in questions]
+        return sorted(found, key=lambda one: one.id)
+
+
+def ask_continuations(document: Document, source: str) -> list[Question]:
     """Return questions on which of four sentences of one passage follows a given one.
 
     All four come from the same passage, for options from elsewhere could have been in the training text.
     """
-    questions = []
-    for document in documents:
-        paragraphs = re.split(r"\n\s*\n", document.text)
-        sentences = [one for part in paragraphs for one in split_sentences(" ".join(part.split()))]
-        items = [
-            Item(CONTINUED.format(context=context), option)
-            for context, option in zip(sentences, sentences[1:], strict=False)
-            if len(context) >= MIN_OPTION_CHARS and MIN_OPTION_CHARS <= len(option) <= MAX_OPTION_CHARS
-        ]
-        for four in gather_fours(items, document.id):
-            questions += ask_four(four, CONTINUED_BLANKED, document.group, source)
-    return take_sample(questions, MAX_PER_SOURCE, "group")
+    paragraphs = re.split(r"\n\s*\n", document.text)
+    sentences = [one for part in paragraphs for one in split_sentences(" ".join(part.split()))]
+    items = [
+        Item(CONTINUED.format(context=context), option)
+        for context, option in zip(sentences, sentences[1:], strict=False)
+        if len(context) >= MIN_OPTION_CHARS and MIN_OPTION_CHARS <= len(option) <= MAX_OPTION_CHARS
+    ]
+    fours = gather_fours(items, document.id)
+    return [one for four in fours for one in ask_four(four, CONTINUED_BLANKED, document.group, source)]

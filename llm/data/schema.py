@@ -191,6 +191,10 @@ class RecordWriter:
     def add(self, records: Iterable[Record]) -> None:
         """Keep one input record: write what it became, at least one record."""
         self.kept += 1
+        self.derive(records)
+
+    def derive(self, records: Iterable[Record]) -> None:
+        """Write records that were made from kept ones, and are no input records of their own."""
         for record in records:
             kind = next(kind for kind, one in RAW_KINDS.items() if isinstance(record, one))
             self.counts[kind] += 1
@@ -249,15 +253,26 @@ def write_rows(path: Path, record: type[R], rows: Sequence[R], splits: Mapping[s
 
 def read_rows(path: Path, record: type[R]) -> Iterable[R]:
     """Yield the records of a parquet file, batch by batch; further columns are left out."""
-    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_ROWS, columns=record.schema.names):
+    for batch in iter_batches(path, record.schema.names):
         for row in batch.to_pylist():
             yield record(**row)
 
 
 def iter_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file as dicts, batch by batch, `split` included; all columns by default."""
-    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP_ROWS, columns=columns):
+    for batch in iter_batches(path, columns):
         yield from batch.to_pylist()
+
+
+def iter_batches(
+    path: Path, columns: Sequence[str] | None = None, num_rows: int = ROW_GROUP_ROWS
+) -> Iterator[pa.RecordBatch]:
+    """Yield the Arrow batches of a parquet file, of which one row group is in memory at a time.
+
+    With `pre_buffer`, Arrow's default, every byte that was read stays until the file is closed.
+    """
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        yield from file.iter_batches(num_rows, columns=columns)
 
 
 def hash_id(*parts: str) -> str:

@@ -20,7 +20,7 @@ from llm.data.tokenizer import Tokenizer
 
 T = TypeVar("T")
 BATCH = 1024  # texts
-BATCH_CHARS = 4_000_000  # whichever comes first; a batch's tokens take about 40 bytes per character while encoded
+BATCH_CHARS = 2_000_000  # whichever comes first
 # No token goes on over the end of a line before a letter or digit (SPLIT_PATTERN), so pieces encode as the whole does.
 _CUT = re.compile(r"\n(?=[^\W_])")
 

@@ -1,185 +1,151 @@
-"""Read any source to records: a file, folder or glob, a hosted dataset, `pydocs`, or `chat`.
+"""Stream a source, files or a hosted dataset, as outcomes: each input record is kept or rejected, exactly once.
 
-`pydocs` yields documents and questions. `chat` yields conversations and preferences: those about documented
-functions, everyday talk, and the written principles. It is a source of its own so that a user's plain text
-still ends in a model that can be talked to.
+Nothing is filtered here: a record is rejected only where it cannot be read as what its source says it is.
 """
 
-import json
-import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from llm.config import ConfigError, require
-from llm.data.chats import build_conversations, list_functions
-from llm.data.conversations import PRINCIPLES
-from llm.data.files import TEXT_SUFFIXES, decode_text, list_files, read_bytes
+from llm.data.containers import walk_source
 from llm.data.formats import SourceFormat
-from llm.data.hosted import read_hosted
-from llm.data.preferences import build_preferences
-from llm.data.pydocs import build_documents, read_pydocs
-from llm.data.questions import build_continuations, build_questions
+from llm.data.hosted import is_hosted, read_hosted
+from llm.data.items import Fault, Item, Skip
+from llm.data.locations import HEAD_BYTES
+from llm.data.readers import choose_format, list_readers, require_format
 from llm.data.rows import read_row
-from llm.data.schema import BadRecord, Conversation, Document, Preference, Records, hash_id, take_sample
-from llm.progress import track
+from llm.data.schema import BadRecord, Conversation, Document, Preference
 
-log = logging.getLogger(__name__)
+Made = Document | Conversation | Preference
 
-# Conversations are made of this share of the modules whose text is read: enough of them, in less time.
-CHAT_SHARE = 0.4
+_LICENCE = re.compile(r"(?i)(.*/)?(licen[cs]e|copying|copyright|notice)(\.(txt|md|rst))?")
 
 
-def read_files(locator: str, source: str, text_field: str = "") -> tuple[Records, dict[str, int]]:
-    """Return the records of a file, folder or glob, and how many files of other kinds were passed over."""
-    listing = list_files(locator)
-    for suffix, count in listing.skipped.items():
-        log.warning("%s: passed over %d file(s) with suffix %s", locator, count, suffix)
-    records, fmt = Records(), make_format(text_field)
-    for path, name in track(listing.files, f"reading {source}"):
-        if path.suffix.lower() in TEXT_SUFFIXES:
-            text = decode_text(read_bytes(path), path)
-            if text.strip():
-                add_row(records, str(path), text, source, name, 0, fmt)
-            continue
-        read_rows_of = read_jsonl if path.suffix.lower() == ".jsonl" else read_parquet
-        for number, row in read_rows_of(path):
-            add_row(records, f"{path}:{number}", row, source, name, number, fmt)
-    return _finish(records, source, locator), listing.skipped
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An input record and what it became; `format` is its reader's name, `removed` whose boilerplate was cut away."""
+
+    file: str
+    offset: int | str
+    format: str
+    records: list[Made]
+    removed: str = ""
 
 
-def read_dataset(locator: str, source: str, text_field: str = "", max_bytes: int = 64_000_000) -> Records:
-    """Return the first `max_bytes` of the train split of a Hugging Face dataset `owner/name[@config]`."""
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An input record that cannot be used."""
+
+    file: str
+    offset: int | str
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOver:
+    """What is no input record."""
+
+    file: str
+    what: str
+
+
+Outcome = Kept | Rejected | PassedOver
+
+
+def read_source(locator: str, source: str, fmt: SourceFormat) -> Iterator[Outcome]:
+    """Yield what becomes of each input record, in the order of reading, up to the source's limits.
+
+    Raises: ConfigError: there is nothing at the locator, or no reader or driver for it.
+    """
+    require_format(fmt.format)
+    number = size_bytes = 0
+    for outcome in (read_dataset if is_hosted(locator) else read_files)(locator, source, fmt):
+        yield outcome
+        if isinstance(outcome, Kept):
+            number, size_bytes = number + 1, size_bytes + sum(map(count_bytes, outcome.records))
+            if number >= fmt.max_records or size_bytes >= fmt.max_bytes:
+                return
+
+
+def count_bytes(record: Made) -> int:
+    """Return the bytes of a record's text, prompts and answers included."""
+    if isinstance(record, Document):
+        return len(record.text.encode())
+    if isinstance(record, Conversation):
+        return sum(len(one["content"].encode()) for one in record.messages)
+    talk = sum(len(one["content"].encode()) for one in record.prompt)
+    return talk + len(record.chosen.encode()) + len(record.rejected.encode())
+
+
+def read_files(locator: str, source: str, fmt: SourceFormat) -> Iterator[Outcome]:
+    """Yield the outcomes of a file, folder, glob or URL, file by file."""
+    for file, opened in walk_source(locator, fmt.max_expand_ratio):
+        if isinstance(opened, Skip):
+            yield PassedOver(file, opened.what)
+        elif isinstance(opened, Fault):
+            yield _reject(file, opened)
+        elif fmt.format == "auto" and _LICENCE.fullmatch(file):
+            yield PassedOver(file, "licence")
+        else:
+            name = fmt.format
+            if name == "auto":
+                name = choose_format(opened.peek(HEAD_BYTES), file)
+            if not name:
+                yield Rejected(file, 0, "unsupported_format", "no reader knows this content; see `format`")
+            else:
+                items = list_readers()[name].read(opened, file.lower(), fmt)
+                yield from _judge_items(_guard(items, name), file, name, source, fmt)
+
+
+def _guard(items: Iterable[Item | Fault | Skip], name: str) -> Iterator[Item | Fault | Skip]:
+    """Yield what a reader yields, and a fault for whatever stops it: one damaged file must not stop the others."""
+    last: int | str = ""
+    seen = False
+    try:
+        for item in items:
+            seen = True
+            last = last if isinstance(item, Skip) else item.offset
+            yield item
+    except MemoryError:
+        raise
+    except BadRecord as error:
+        yield Fault(f"after {last}" if last else 0, error.reason, error.detail)
+    except Exception as error:  # noqa: BLE001 - parsers of foreign bytes raise all kinds; it is named in the reject
+        reason = "unreadable" if isinstance(error, OSError) and error.errno else f"corrupt_{name}"
+        yield Fault(f"after {last}" if last else 0, reason, f"{type(error).__name__}: {error}")
+    else:
+        if not seen:
+            yield Fault(0, "empty", "the file holds no records")
+
+
+def _judge_items(
+    items: Iterable[Item | Fault | Skip], file: str, name: str, source: str, fmt: SourceFormat
+) -> Iterator[Outcome]:
+    """Turn items into records, or say why not."""
+    for item in items:
+        if isinstance(item, Skip):
+            yield PassedOver(file, item.what)
+        elif isinstance(item, Fault):
+            yield _reject(file, item)
+        else:
+            try:
+                made = read_row(item.value, source, file, item.offset, fmt, item.url, item.removed)
+            except BadRecord as error:
+                yield _reject(file, Fault(item.offset, error.reason, error.detail))
+            else:
+                yield Kept(file, item.offset, name, made, item.removed)
+
+
+def _reject(file: str, fault: Fault) -> Rejected:
+    """Return the reject of a fault; its words can be written to a file, whatever was in the bytes."""
+    return Rejected(file, fault.offset, fault.reason, fault.error.encode("utf-8", "replace").decode("utf-8"))
+
+
+def read_dataset(locator: str, source: str, fmt: SourceFormat) -> Iterator[Outcome]:
+    """Yield the outcomes of a split of a Hugging Face dataset, `owner/name[@config]` or a local folder, streamed."""
     name = locator.removeprefix("hf:").partition("@")[0]
     shown = Path(name).name if Path(name).exists() else name  # no absolute path in a record
-    records, fmt = Records(), make_format(text_field).model_copy(update={"max_bytes": max_bytes})
-    for number, row in track(read_hosted(locator, fmt), f"reading {name}"):
-        add_row(records, f"{shown}, row {number}", row, source, shown, number, fmt)
-    return _finish(records, source, locator)
-
-
-def make_format(text_field: str) -> SourceFormat:
-    """Return the format of rows whose text is in a field that the user names, or in one that is known."""
-    return SourceFormat(columns={"text": text_field} if text_field else {})
-
-
-def add_row(records: Records, where: str, row: object, source: str, file: str, offset: int, fmt: SourceFormat) -> None:
-    """Add what a row becomes, or raise ConfigError that names it."""
-    try:
-        made = read_row(row, source, file, offset, fmt)
-    except BadRecord as error:
-        raise ConfigError(f"{where}: {error}") from error
-    records.documents += [one for one in made if isinstance(one, Document)]
-    records.conversations += [one for one in made if isinstance(one, Conversation)]
-    records.preferences += [one for one in made if isinstance(one, Preference)]
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (number, row) for each line that is not blank."""
-    for number, line in enumerate(decode_text(read_bytes(path), path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}:{number}: not valid JSON: {error}; mend or remove the line") from error
-        require(isinstance(row, dict), f"{path}:{number}: expected a JSON object on each line")
-        yield number, row
-
-
-def read_parquet(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (number, row), batch by batch."""
-    try:
-        number = 0
-        for batch in pq.ParquetFile(path).iter_batches(1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pa.ArrowException, OSError) as error:
-        raise ConfigError(f"{path}: not a readable parquet file: {error}") from error
-
-
-def _finish(records: Records, source: str, locator: str) -> Records:
-    """Return the records with questions built from the documents, or say that there is no text."""
-    filled = any(one.text.strip() for one in records.documents) or records.conversations or records.preferences
-    require(bool(filled), f"{locator}: holds no text; every file and row of it is empty")
-    records.questions = build_continuations(records.documents, source)
-    return records
-
-
-def read_python_text(lock: Path, source: str, sample: float, processes: int) -> Records:
-    """Return the documents and questions of `pydocs`."""
-    modules = read_pydocs(lock, sample, processes)
-    require(bool(modules), "ingest.sample: leaves no module of pydocs; raise it")
-    functions = [list_functions(module) for module in modules]
-    return Records(documents=build_documents(modules, source), questions=build_questions(functions, source))
-
-
-def read_chat(
-    lock: Path, talk: Path, principles: Path, source: str, sample: float, processes: int, limit: int
-) -> Records:
-    """Return the conversations and preferences of `chat`, those on functions capped at `limit` each."""
-    functions = [list_functions(module) for module in read_pydocs(lock, sample * CHAT_SHARE, processes)]
-    records = Records(
-        conversations=take_sample(build_conversations(functions, source), limit),
-        preferences=take_sample(build_preferences(functions, source), limit),
-    )
-    records.extend(read_talk(talk))
-    records.extend(read_principles(principles))
-    return records
-
-
-def read_talk(folder: Path) -> Records:
-    """Return the conversations of every JSONL file of a folder."""
-    records = Records()
-    for file in _jsonl_files(folder):
-        talks = Records()
-        for number, row in read_jsonl(file):
-            add_row(talks, f"{file}:{number}", row, "smalltalk", file.name, number, make_format(""))
-        records.conversations += [replace(one, kind="smalltalk") for one in talks.conversations]
-    return records
-
-
-def read_principles(folder: Path) -> Records:
-    """Return each written prompt as a conversation with the good answer and as good over bad."""
-    records = Records()
-    for file in _jsonl_files(folder):
-        for number, row in read_jsonl(file):
-            where = f"{file}:{number}"
-            keys = ("id", "principle", "prompt", "good", "bad")
-            require(
-                all(isinstance(row.get(key), str) and row[key].strip() for key in keys),
-                f"{where}: expected the strings {', '.join(keys)}",
-            )
-            require(
-                row["principle"] in PRINCIPLES,
-                f"{where}: principle {row['principle']!r} is not one of {', '.join(PRINCIPLES)}",
-            )
-            prompt = [{"role": "user", "content": row["prompt"]}]
-            messages = [*prompt, {"role": "assistant", "content": row["good"]}]
-            name = hash_id("principles", row["id"])
-            records.conversations.append(Conversation(name, row["id"], "principles", "principle", messages))
-            records.preferences.append(
-                Preference(
-                    name,
-                    row["id"],
-                    "principles",
-                    "principle",
-                    prompt,
-                    row["good"],
-                    row["bad"],
-                    None,
-                    row["principle"],
-                )
-            )
-    return records
-
-
-def _jsonl_files(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.jsonl"))
-    require(bool(files), f"{folder}: holds no .jsonl file; restore it with git checkout -- {folder}")
-    return files
+    for number, row in read_hosted(locator, fmt):
+        yield from _judge_items([Item(f"row {number}", row)], shown, "dataset", source, fmt)

@@ -28,7 +28,7 @@ from llm.data.profile import (
     summarise,
 )
 from llm.data.residue import PATTERNS
-from llm.data.schema import RAW_KINDS, Reject
+from llm.data.schema import RAW_KINDS, Reject, iter_batches
 from llm.progress import track
 
 LEDGER_KEYS = "input, kept, reasons, rejected"
@@ -76,20 +76,21 @@ def read_tables(raw: Sequence[Path], clean: Path, rejects: Path) -> tuple[dict[s
     tables = {"documents": documents}
     for kind, measure in MEASURES.items():
         tables[kind] = pa.concat_tables(map(measure, _iter_batches(files[kind]))).to_pandas()
-    tables["texts"] = pd.concat([tables[kind][["id", "num_blank", *PATTERNS]] for kind in MEASURES], ignore_index=True)
+    tables["texts"] = pd.concat([tables[kind][["id", "has_blank", *PATTERNS]] for kind in MEASURES], ignore_index=True)
     tables["groups"] = count_splits(files.values())
-    names = pq.read_table(rejects / "rejects.parquet", columns=["id", "kind", "reason"])
-    tables["rejects"] = names.to_pandas().fillna("")
+    columns = ["id", "kind", "reason"]
+    names = pq.read_table(rejects / "rejects.parquet", columns=columns, read_dictionary=columns[1:])
+    tables["rejects"] = names.to_pandas()
     tables["ingest"] = balance_sources(raw)
-    tables["ledger"] = balance_kinds(raw, tables)
+    tables["ledger"] = balance_kinds(raw, clean, rejects, tables)
     return tables, profile
 
 
 def read_documents(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Return one row of figures per document, and the profile of all of them.
 
-    `is_copy`: an earlier document has the same text, apart from case and spacing; `is_leak`: it is held out, and
-    a training document has the same text.
+    `is_copy`: an earlier document has the same text, apart from case; `is_leak`: it is held out, and a training
+    document has the same text.
     """
     counts, share = Counts(), sample_share(pq.read_metadata(path).num_rows)
     parts, lengths = [], []
@@ -100,7 +101,9 @@ def read_documents(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         parts.append(measure_documents(batch, are_objects))
         lengths.append(pc.fill_null(parts[-1]["num_chars"], 0).to_numpy())
     table = pa.concat_tables(parts)
-    frame, key = table.drop_columns(["text_hash"]).to_pandas(), table["text_hash"].to_numpy()
+    parts.clear()
+    key = table["text_hash"].to_numpy()
+    frame = table.drop_columns(["text_hash"]).to_pandas(split_blocks=True)
     held, copies = (frame["split"] == "val").to_numpy(dtype=bool), np.ones(len(key), dtype=np.int8)
     copies[np.unique(key, return_index=True)[1]] = 0
     frame["is_copy"] = copies * (frame["is_blank"] == 0)  # blank texts are alike, but found fault with elsewhere
@@ -127,7 +130,7 @@ def name_documents(path: Path, feature: str, name: str, reference: Mapping[str, 
 
 def _iter_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Yield the batches of a parquet file, and an empty one at the end: figures of no record have types too."""
-    yield from pq.ParquetFile(path).iter_batches(BATCH_ROWS)
+    yield from iter_batches(path, num_rows=BATCH_ROWS)
     yield pa.RecordBatch.from_pylist([], schema=pq.read_schema(path))
 
 
@@ -135,7 +138,7 @@ def count_splits(files: Iterable[Path]) -> pd.DataFrame:
     """Return each group, of any kind, with the number of splits that it occurs in; `id` is the group."""
     seen = pa.schema([pa.field("group", pa.string()), SPLIT]).empty_table()
     for path in files:
-        for batch in pq.ParquetFile(path).iter_batches(1 << 16, columns=seen.column_names):
+        for batch in iter_batches(path, seen.column_names):
             pairs = pa.Table.from_batches([batch]).select(seen.column_names)
             seen = pa.concat_tables([seen, pairs.group_by(seen.column_names).aggregate([])])
         seen = seen.group_by(seen.column_names).aggregate([])
@@ -164,43 +167,46 @@ def balance_sources(raw: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def balance_kinds(raw: Sequence[Path], tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def balance_kinds(raw: Sequence[Path], clean: Path, rejects: Path, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return one row that holds, for every kind, what is unaccounted for, the reject rate and the split sizes."""
     row: dict[str, float | int | str] = {"id": "all sources"}
     for kind in RAW_KINDS:
         inputs = sum(pq.read_metadata(folder / f"{kind}.parquet").num_rows for folder in raw)
-        row[f"{kind}_unaccounted"] = len(compare_ids(raw, kind, tables))
+        row[f"{kind}_unaccounted"] = len(compare_ids(raw, clean, rejects, kind))
         row[f"{kind}_reject_rate"] = int((tables["rejects"]["kind"] == kind).sum()) / max(inputs, 1)
         for split in ("train", "val"):
             row[f"{kind}_{split}"] = int((tables[kind]["split"] == split).sum())
     return pd.DataFrame([row])
 
 
-def compare_ids(raw: Sequence[Path], kind: str, tables: Mapping[str, pd.DataFrame]) -> NDArray[np.uint64]:
+def compare_ids(raw: Sequence[Path], clean: Path, rejects: Path, kind: str) -> NDArray[np.uint64]:
     """Return the hashed ids of one kind that went into clean and did not come out, or the reverse, each time."""
     before = [hash_strings(ids) for ids in _iter_ids(raw, kind)]
-    rejects = tables["rejects"]
-    after = [hash_strings(pa.array(ids)) for ids in (tables[kind]["id"], rejects["id"][rejects["kind"] == kind])]
-    num_before = sum(map(len, before))
-    hashes, place = np.unique(np.concatenate([np.zeros(0, np.uint64), *before, *after]), return_inverse=True)
-    change = np.bincount(place[num_before:], minlength=len(hashes)).astype(np.int64)
-    change -= np.bincount(place[:num_before], minlength=len(hashes))
-    return np.repeat(hashes, np.abs(change))
+    after = [hash_strings(ids) for ids in _iter_ids([clean, rejects], kind)]
+    ids = np.concatenate([np.zeros(0, np.uint64), *before, *after])
+    signs = np.where(np.arange(len(ids)) < sum(map(len, before)), -1, 1).astype(np.int8)
+    order = np.argsort(ids)
+    ids, signs = ids[order], signs[order]
+    starts = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]][: len(ids)])
+    changes = np.add.reduceat(signs, starts, dtype=np.int64) if len(ids) else np.zeros(0, np.int64)
+    return np.repeat(ids[starts], np.abs(changes))
 
 
-def name_unaccounted(raw: Sequence[Path], kind: str, tables: Mapping[str, pd.DataFrame]) -> list[str]:
+def name_unaccounted(raw: Sequence[Path], clean: Path, rejects: Path, kind: str) -> list[str]:
     """Return some ids of records of a kind that went into clean and did not come out, or the reverse."""
-    wanted, rejects = compare_ids(raw, kind, tables), tables["rejects"]
-    found: list[str] = []
-    for ids in [
-        *_iter_ids(raw, kind),
-        *(pa.array(one) for one in (tables[kind]["id"], rejects["id"][rejects["kind"] == kind])),
-    ]:
-        found += [ids[int(place)].as_py() for place in np.flatnonzero(np.isin(hash_strings(ids), wanted))]
-    return list(dict.fromkeys(found))[:NUM_EXAMPLES]
+    wanted = compare_ids(raw, clean, rejects, kind)
+    found: dict[str, None] = {}
+    for ids in _iter_ids([*raw, clean, rejects], kind):
+        found.update((ids[int(place)].as_py(), None) for place in np.flatnonzero(np.isin(hash_strings(ids), wanted)))
+    return list(found)[:NUM_EXAMPLES]
 
 
-def _iter_ids(raw: Sequence[Path], kind: str) -> Iterator[pa.Array]:
-    for folder in raw:
-        for batch in pq.ParquetFile(folder / f"{kind}.parquet").iter_batches(1 << 16, columns=["id"]):
-            yield batch["id"]
+def _iter_ids(folders: Sequence[Path], kind: str) -> Iterator[pa.Array]:
+    """Yield the ids of one kind of every folder, batch by batch; of the rejects, those of this kind."""
+    for folder in folders:
+        if (folder / f"{kind}.parquet").exists():
+            for batch in iter_batches(folder / f"{kind}.parquet", ["id"]):
+                yield batch["id"]
+        else:
+            for batch in iter_batches(folder / "rejects.parquet", ["id", "kind"]):
+                yield batch["id"].filter(pc.equal(batch["kind"], kind))

@@ -19,7 +19,10 @@ ROLES = {
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
-_TURN = re.compile(r"(?:^|\n\n)\s*(Human|Assistant):")
+# Each pattern is anchored, or begins with letters that do not repeat: a text of a million newlines costs one pass.
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_JSON = re.compile(r'\s*\[\s*\{\s*"(role|from|content|value)"\s*:')
 
 
 def say(role: str, content: str) -> Message:
@@ -29,11 +32,7 @@ def say(role: str, content: str) -> Message:
 
 def is_talk(text: str) -> bool:
     """Say whether a string is a transcript or a list of messages in JSON, rather than what one side says."""
-    return bool(_TURN.match(text)) or _is_json(text)
-
-
-def _is_json(text: str) -> bool:
-    return bool(re.match(r'\s*\[\s*\{\s*"', text))
+    return bool(_TRANSCRIPT.match(text) or _JSON.match(text))
 
 
 def split_reply(value: object, name: str) -> tuple[list[Message], str]:
@@ -42,7 +41,7 @@ def split_reply(value: object, name: str) -> tuple[list[Message], str]:
         messages = [say("assistant", read_string(value, name))]
     else:
         messages = read_messages(value, name)
-    if messages[-1]["role"] != "assistant":
+    if not messages or messages[-1]["role"] != "assistant":
         raise BadRecord("no_answer", f"{show(name)} does not end in an answer")
     if not messages[-1]["content"].strip():
         raise BadRecord("empty_reply", f"{show(name)} ends in a blank answer")
@@ -51,13 +50,16 @@ def split_reply(value: object, name: str) -> tuple[list[Message], str]:
 
 
 def read_messages(value: object, name: str) -> list[Message]:
-    """Return the messages of a list, of a list as JSON (as CSV files have it), of one message, or of a transcript."""
-    if isinstance(value, str) and _is_json(value):
+    """Return the messages of a list, of a list as JSON (as CSV files have it), of one message, or of a transcript.
+
+    A blank system prompt is none.
+    """
+    if isinstance(value, str) and _JSON.match(value):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise BadRecord("bad_json", f"{show(name)} is not a list of messages in JSON") from None
-    if isinstance(value, str) and _TURN.match(value):
+    if isinstance(value, str) and _TRANSCRIPT.match(value):
         return split_transcript(read_string(value, name))
     if isinstance(value, Mapping):
         value = [value]
@@ -65,7 +67,8 @@ def read_messages(value: object, name: str) -> list[Message]:
         raise BadRecord("wrong_type", f"{show(name)} is {type(value).__name__}, expected a list of messages")
     if not value:
         raise BadRecord("no_messages", f"{show(name)} is an empty list")
-    return [_read_message(one) for one in value]
+    messages = [_read_message(one) for one in value]
+    return [one for one in messages if one["role"] != "system" or one["content"].strip()]
 
 
 def split_transcript(text: str) -> list[Message]:

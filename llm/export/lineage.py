@@ -84,11 +84,11 @@ def find_commit(fingerprint: str, release: Path = RELEASE, repository: Path = Pa
     own reports/package.json must name the fingerprint.
     """
     lineage = _lineage_of(fingerprint, release)
-    for commit in _git(repository, "log", "--format=%H", "--", "dvc.lock").split():
+    for commit in git(repository, "log", "--format=%H", "--", "dvc.lock").split():
         if lineage is not None:
-            if _matches(lineage, yaml.safe_load(_git(repository, "show", f"{commit}:./dvc.lock"))):
+            if _matches(lineage, yaml.safe_load(git(repository, "show", f"{commit}:./dvc.lock"))):
                 return commit
-        elif _reported(repository, commit) == fingerprint:
+        elif read_reported(repository, commit) == fingerprint:
             return commit
     return None
 
@@ -130,16 +130,18 @@ def _lineage_of(fingerprint: str, release: Path) -> dict[str, Any] | None:
     return stages or None
 
 
-def _reported(repository: Path, commit: str) -> str | None:
+def read_reported(repository: Path, commit: str) -> str | None:
+    """Return the release that a commit's reports/package.json names, None where there is no such report."""
     try:
-        report = json.loads(_git(repository, "show", f"{commit}:./reports/package.json"))
+        report = json.loads(git(repository, "show", f"{commit}:./reports/package.json"))
     except ConfigError:
         return None  # this commit has no packaged report
     release = report["metrics"]["release"]
     return str(release)
 
 
-def _git(repository: Path, *arguments: str) -> str:
+def git(repository: Path, *arguments: str) -> str:
+    """Return what a git command prints, or raise ConfigError with what it says."""
     done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"git {arguments[0]}: {done.stderr.strip()}")

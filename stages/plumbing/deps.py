@@ -21,7 +21,8 @@ DAG = Path("dvc.yaml")
 def import_closure(module: str, root: Path = Path(".")) -> list[str]:
     """Return the project's files that importing `module` (e.g. "stages.clean") can execute, itself included.
 
-    Imports inside functions count: they run too.
+    Imports inside functions count: they run too. So does every module of a package that lists its own, with
+    `pkgutil.iter_modules(__path__)`.
     """
     found: set[str] = set()
     waiting = [module]
@@ -37,6 +38,9 @@ def import_closure(module: str, root: Path = Path(".")) -> list[str]:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 waiting.append(node.module)
                 waiting += [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Call) and ast.unparse(node) == "pkgutil.iter_modules(__path__)":
+                siblings = sorted((root / file).parent.glob("*.py"))
+                waiting += [".".join((*Path(file).parent.parts, one.stem)) for one in siblings]
     return sorted(found)
 
 

@@ -15,10 +15,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from llm.config import ConfigError, require
+from llm.data.hosted import is_hosted
+from llm.data.locations import is_url
 from stages.plumbing.stage import list_sources, parse_params, read_yaml
 
 PARAMS, RECIPES = Path("params.yaml"), Path("recipes")
@@ -57,20 +61,22 @@ def is_expendable(text: str) -> bool:
 
 def with_source(text: str, path: str) -> str:
     """Return params with `path` as the only text source; the built-in chat data is not among them and stays."""
-    matches = glob.glob(path, recursive=True)
-    is_name = not matches and re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", path) is not None
+    matches = [] if is_url(path) else glob.glob(path, recursive=True)
     require(
-        bool(matches) or is_name,
-        f"SOURCE={path}: no such folder, file or glob, and no dataset name (NAME or ORGANISATION/NAME)",
+        bool(matches) or is_url(path) or is_hosted(path),
+        f"SOURCE={path}: no such folder, file, glob or URL, and no dataset name (NAME or ORGANISATION/NAME)",
     )
-    fixed = path
+    fixed = urlsplit(path).netloc + urlsplit(path).path if is_url(path) else path.removeprefix("hf:")
     while glob.has_magic(fixed):
         fixed = str(Path(fixed).parent)
-    name = re.sub(r"\W+", "-", Path(fixed).resolve().stem).strip("-").lower() or "text"
+    last = Path(fixed).resolve().name.lstrip(".").partition(".")[0]
+    name = re.sub(r"\W+", "-", last).strip("-").lower() or "text"
     yaml = YAML()
     yaml.width = 120
     params = yaml.load(text)
-    params["ingest"]["sources"] = {name: {"path": path, "watch": fixed if matches else "requirements.lock"}}
+    params["ingest"]["sources"] = {
+        name: {"path": DoubleQuotedScalarString(path), "watch": fixed if matches else "requirements.lock"}
+    }
     stream = io.StringIO()
     yaml.dump(params, stream)
     return stream.getvalue()
@@ -96,7 +102,7 @@ def check_params() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", help="a file of recipes/")
-    parser.add_argument("--source", help="folder, file, glob or Hugging Face dataset name")
+    parser.add_argument("--source", help="folder, file, archive, glob, fsspec URL or Hugging Face dataset name")
     arguments = parser.parse_args()
     try:
         write_params(arguments.recipe, arguments.source)

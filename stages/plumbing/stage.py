@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -45,7 +45,7 @@ class Paths:
     deps: dict[str, Path]
     outs: dict[str, Path]
     item: str | None = None
-    source: str | None = None
+    source: dict[str, Any] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     evaluation_sources: tuple[str, ...] = ()  # never trained on
     params_json: str = "{}"
@@ -70,7 +70,7 @@ def main(params_class: type[P], run: Callable[[P, Paths], dict[str, Any]]) -> No
     """Run the calling module's stage and exit: 0 done, 1 a fault of input or machine, 130 interrupted."""
     name = sys.modules["__main__"].__spec__.name.rpartition(".")[2]  # type: ignore[union-attr]
     logging.basicConfig(level=os.environ.get("LOG_LEVEL", "INFO").upper(), format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "gguf"):
+    for chatty in ("httpx", "gguf", "trafilatura"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _explained(name):
@@ -88,7 +88,11 @@ def main(params_class: type[P], run: Callable[[P, Paths], dict[str, Any]]) -> No
 
 
 def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Paths]:
-    """Return the validated params and the paths of a stage; `arguments` are a source's name and locator."""
+    """Return the validated params and the paths of a stage.
+
+    `arguments` are a source's name and what dvc writes behind it, `--path ... --watch ...`, its entry of
+    ingest.sources: it stands in the command so that a change of it runs that source again. It is read from params.yaml.
+    """
     tree, dag = read_yaml(Path("params.yaml")), read_yaml(Path("dvc.yaml"))
     stages = dag["stages"]
     unknown = sorted(set(tree) - set(stages) - {"base"})
@@ -99,6 +103,7 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     values = {}
     if "foreach" in entry:
         require(item in sources, f"python -m stages.{name} SOURCE: one of {', '.join(sources)}")
+        _require_same(sources[arguments[0]], name, *arguments)
         assert item is not None
         entry, values = (
             entry["do"],
@@ -117,8 +122,17 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     for partial in outs.values():
         shutil.rmtree(partial, ignore_errors=True)
         partial.parent.mkdir(parents=True, exist_ok=True)
-    source = arguments[1] if len(arguments) > 1 else None
-    return params, Paths(name, deps, outs, item, source, tuple(sources), params.model_dump_json())
+    judged = tuple(one for one, entry in sources.items() if entry.get("use") == "evaluation")
+    trained = tuple(one for one in sources if one not in judged)
+    return params, Paths(
+        name, deps, outs, item, sources.get(item or "", {}), trained, judged, params_json=params.model_dump_json()
+    )
+
+
+def _require_same(source: dict[str, Any], name: str, item: str, *options: str) -> None:
+    """Refuse a path typed behind a source's name that is not the one in params.yaml: it would not be read."""
+    given = options[options.index("--path") + 1] if "--path" in options[:-1] else source["path"]
+    require(given == str(source["path"]), f"{name}.sources.{item}.path is {source['path']}: edit params.yaml instead")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -131,16 +145,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def list_sources(tree: dict[str, Any], dag: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Return name -> {path, watch} of every source: those of params.yaml and those that dvc.yaml always adds."""
+def list_sources(tree: dict[str, Any], dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return name -> entry of every source: those of params.yaml and those that dvc.yaml always adds."""
     ours = [entry["ingest"]["sources"] for entry in dag.get("vars", []) if "ingest" in entry]
     given = (tree.get("ingest") or {}).get("sources")
     require(
         isinstance(given, dict)
         and bool(given)
-        and all(isinstance(one, dict) and set(one) == {"path", "watch"} for one in given.values()),
+        and all(isinstance(one, dict) and {"path", "watch"} <= set(one) for one in given.values()),
         "params.yaml: ingest.sources: expected NAME: {path: ..., watch: ...} for each source, "
-        "e.g. `book: {path: texts/book.txt, watch: texts/book.txt}`",
+        "e.g. `book: {path: texts/book.txt, watch: texts/book.txt}`; format, columns, license ... may follow",
     )
     merged = dict(given)  # type: ignore[arg-type]
     for extra in ours:
@@ -158,10 +172,19 @@ def parse_params(name: str, params_class: type[P], tree: dict[str, Any]) -> P:
             where = [str(part) for part in problem["loc"]]
             key = ".".join(where if where[:1] == ["base"] else [name, *where])
             if problem["type"] == "extra_forbidden":
-                lines.append(f"{key}: unknown key; allowed in {name}: {', '.join(params_class.model_fields)}")
+                section, allowed = key.rpartition(".")[0], _fields_at(params_class, where[:-1])
+                lines.append(f"{key}: unknown key; allowed in {section}: {', '.join(allowed)}")
             else:
                 lines.append(f"{key}: {problem['msg']} (got {problem['input']!r})")
         raise ConfigError("params.yaml: " + "\n             ".join(lines)) from error
+
+
+def _fields_at(model: Any, where: list[str]) -> list[str]:
+    """Return the keys of the model that stands at a place within another: a field's, or a value's of a mapping."""
+    for part in where:
+        fields = getattr(model, "model_fields", None)
+        model = fields[part].annotation if fields else get_args(model)[-1]
+    return list(model.model_fields)
 
 
 @contextmanager

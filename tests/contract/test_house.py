@@ -96,6 +96,12 @@ def test_dvc_deps_are_the_import_closure(name):
     assert entry["deps"] == expected_deps(name, entry, ROOT), "run `make deps`"
 
 
+def test_import_closure_holds_the_modules_that_a_package_lists():
+    readers = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm/data/readers").glob("*.py")}
+    assert len(readers) > 5
+    assert readers <= set(import_closure("stages.ingest", ROOT))
+
+
 def test_import_closure_follows_functions_and_skips_plumbing():
     closure = import_closure("stages.pretrain", ROOT)
     assert "llm/train/ray_launcher.py" in closure  # imported inside run()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from llm.config import ConfigError
 from llm.data.minhash import shingle
-from llm.data.schema import Conversation, Document, Preference, Question, Records
+from llm.data.schema import Conversation, Document, Preference, Question, Records, hash_id
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths
 
@@ -194,17 +195,39 @@ def test_two_editions_do_not_ask_the_same_question_twice(tmp_path: Path) -> None
     assert metrics["input"]["questions"] == 12
 
 
-@pytest.mark.parametrize("named", ["d10", "d30"])
-def test_an_excluded_document_takes_its_copies_with_it(tmp_path: Path, named: str) -> None:
+@pytest.mark.parametrize("named", [10, 30])
+def test_an_excluded_document_takes_its_copies_with_it(tmp_path: Path, named: int) -> None:
     """Documents 10 and 30 are near copies: whichever is named, neither stays, nor what was made of its group."""
     records = make_records()
-    clean(tmp_path, Params(exclude_ids=[named]), texts=records)
-    kept = {one["id"] for one in read(tmp_path, "documents")}
-    assert not kept & {"d10", "d30"}
-    assert kept >= {"d11"} or kept >= {"d31"}
-    reasons = {one["id"]: one["reason"] for one in read(tmp_path, "rejects")}
-    assert reasons[named] == reasons[named.replace("d", "p")] == "excluded"
-    assert reasons[{"d10": "d30", "d30": "d10"}[named]] == "near_duplicate"
+    one = records.documents[named]
+    records.documents[named] = replace(one, id=hash_id("named"), group=hash_id("named"))
+    records.preferences[named] = replace(records.preferences[named], group=hash_id("named"))
+    metrics = clean(tmp_path, Params(exclude_ids=[hash_id("named"), hash_id("unknown")]), texts=records)
+    copy = f"d{40 - named}"
+    assert not {one["id"] for one in read(tmp_path, "documents")} & {copy, hash_id("named")}
+    rejects = {one["id"]: one for one in read(tmp_path, "rejects")}
+    assert rejects[hash_id("named")]["reason"] == rejects[f"p{named}"]["reason"] == "excluded"
+    assert rejects[copy]["reason"] == "near_duplicate"
+    assert json.loads(rejects[copy]["detail"])["kept"] == hash_id("named")
+    assert metrics["excluded"] == {"asked": 2, "found": 1, "unknown": [hash_id("unknown")]}
+
+
+def test_what_holds_a_passage_of_an_evaluation_set_goes(tmp_path: Path) -> None:
+    records, held = make_records(), Records()
+    secret = records.documents[45].text
+    talk = [{"role": "user", "content": secret}, {"role": "assistant", "content": "Well?"}]
+    held.conversations.append(Conversation("e0", "e0", "exam", "qa", talk))
+    records.write(tmp_path / "raw/texts")
+    held.write(tmp_path / "raw/exam")
+    outs = {key: tmp_path / "out" / key for key in ("data/clean", "data/rejects")}
+    paths = Paths("clean", {"data/raw": tmp_path / "raw"}, outs, sources=("texts",), evaluation_sources=("exam",))
+    metrics = run(Params(), paths)
+    gone = [one for one in read(tmp_path, "rejects") if one["reason"] == "contaminated"]
+    assert [one["id"] for one in gone] == ["d45"]
+    found = json.loads(gone[0]["detail"])
+    assert (found["id"], found["source"]) == ("e0", "exam")
+    assert found["passage"][:40] == secret[:40]
+    assert "exam" not in metrics["sources"]
 
 
 def test_a_small_bucket_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

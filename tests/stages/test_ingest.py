@@ -23,7 +23,7 @@ BOOK = "\n\n".join(
 )
 
 
-def make_paths(tmp_path: Path, name: str, locator: str) -> Paths:
+def make_paths(tmp_path: Path, name: str, locator: str, **entry: object) -> Paths:
     lock = tmp_path / "requirements.lock"
     lock.write_text("PyYAML==6.0\n")
     deps = {
@@ -31,7 +31,8 @@ def make_paths(tmp_path: Path, name: str, locator: str) -> Paths:
         "data/smalltalk": ROOT / "data/smalltalk",
         "data/principles": ROOT / "data/principles",
     }
-    return Paths("ingest", deps, {f"data/raw/{name}": tmp_path / "raw" / name}, name, locator)
+    source = {"path": locator, "watch": "requirements.lock", **entry}
+    return Paths("ingest", deps, {f"data/raw/{name}": tmp_path / "raw" / name}, name, source)
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -43,13 +44,14 @@ def test_a_folder_gives_all_four_files(tmp_path: Path) -> None:
     (tmp_path / "texts/book.txt").write_text(BOOK)
     (tmp_path / "texts/LICENSE").write_text("free")
     metrics = run(Params(), make_paths(tmp_path, "book", str(tmp_path / "texts")))
-    assert sorted(digest(tmp_path / "raw/book")) == [
-        f"{kind}.parquet" for kind in ("conversations", "documents", "preferences", "questions")
-    ]
-    assert metrics["skipped_files"] == {"no suffix": 1}
+    kinds = ("conversations", "documents", "preferences", "questions", "rejects")
+    assert sorted(digest(tmp_path / "raw/book")) == sorted(["ledger.json", *(f"{kind}.parquet" for kind in kinds)])
+    assert metrics["passed_over"] == {"licence": 1}
+    assert metrics["ledger"] == {"input": 1, "kept": 1, "rejected": 0, "reasons": {}}
     rows = pq.read_table(tmp_path / "raw/book/documents.parquet").to_pylist()
     assert len(rows) == metrics["records"]["documents"] > 10  # type: ignore[index]
-    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+    starts = [json.loads(row["meta"]).get("passage", 0) for row in rows]
+    assert starts == sorted(starts)  # the order of reading
     assert {json.loads(row["meta"])["file"] for row in rows} == {"book.txt"}
     assert str(tmp_path) not in (tmp_path / "raw/book/documents.parquet").read_bytes().decode("latin-1")
     assert metrics["records"]["questions"] > 20  # type: ignore[index]
@@ -97,7 +99,7 @@ def test_the_same_bytes_under_another_hash_seed(tmp_path: Path) -> None:
         assert digest(tmp_path / "1/raw" / name) == digest(tmp_path / "2/raw" / name)
 
 
-@pytest.mark.parametrize("locator", ["missing.txt", "https://example.org/x/y", "empty"])
+@pytest.mark.parametrize("locator", ["missing.txt", "nosuch://x/y", "empty"])
 def test_a_source_without_text_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locator: str
 ) -> None:
@@ -105,17 +107,81 @@ def test_a_source_without_text_is_refused_by_name(
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=locator):
         run(Params(), make_paths(tmp_path, "x", locator))
-    assert not (tmp_path / "raw/x").exists()
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_source_without_a_usable_record_says_why(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/dangling.txt").symlink_to(tmp_path / "gone.txt")
-    with pytest.raises(ConfigError, match=r"dangling\.txt: cannot be read: No such file"):
+    (tmp_path / "texts/blank.txt").write_text(" \n")
+    (tmp_path / "texts/LICENSE").write_text("free")
+    with pytest.raises(ConfigError, match=r"texts: holds no usable record") as caught:
         run(Params(), make_paths(tmp_path, "x", str(tmp_path / "texts")))
+    message = str(caught.value)
+    assert "dangling_link: 1\n    dangling.txt: the link leads nowhere" in message
+    assert "empty: 1\n    blank.txt: no text" in message
+    assert "passed over: licence (1)" in message
 
 
-@pytest.mark.parametrize("wrong", [{"sample": 0}, {"sample": 1.1}, {"max_chats": -1}, {"surprise": 1}])
+def write_lines(path: Path, bad: int, total: int) -> None:
+    lines = ['{"text": "cut' if i % total < bad else json.dumps({"text": f"Row {i}."}) for i in range(total)]
+    path.write_text("\n".join(lines))
+
+
+@pytest.mark.parametrize(("bad", "stops"), [(0, False), (1, False), (300, False), (301, True), (999, True)])
+def test_too_many_rejects_stop_the_stage(tmp_path: Path, bad: int, stops: bool) -> None:
+    write_lines(tmp_path / "rows.jsonl", bad, 1000)
+    paths = make_paths(tmp_path, "x", str(tmp_path / "rows.jsonl"))
+    if not stops:
+        metrics = run(Params(max_reject_rate=0.3), paths)
+        assert metrics["ledger"] == {
+            "input": 1000, "kept": 1000 - bad, "rejected": bad, "reasons": {"bad_json": bad} if bad else {},
+        }  # fmt: skip
+        return
+    with pytest.raises(ConfigError) as caught:
+        run(Params(max_reject_rate=0.3), paths)
+    message = str(caught.value)
+    assert f"{bad} of the first 1,000 records" in message
+    assert f"bad_json: {bad}\n    rows.jsonl, line 1: Unterminated string" in message
+    assert "raise ingest.max_reject_rate" in message
+    rejects = pq.read_table(tmp_path / "raw/x/rejects.parquet").to_pylist()
+    assert len(rejects) == bad
+    assert json.loads(rejects[0]["detail"])["offset"] == "line 1"
+
+
+def test_reading_stops_at_the_thousandth_record_that_is_too_much(tmp_path: Path) -> None:
+    write_lines(tmp_path / "rows.jsonl", 2, 3)
+    (tmp_path / "rows.jsonl").write_text((tmp_path / "rows.jsonl").read_text() + "\n{" * 100_000)
+    with pytest.raises(ConfigError, match="999 of the first 1,000 records"):
+        run(Params(), make_paths(tmp_path, "x", str(tmp_path / "rows.jsonl")))
+    assert pq.read_metadata(tmp_path / "raw/x/rejects.parquet").num_rows == 999
+
+
+def test_an_entry_says_what_the_content_does_not(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("body;note\nA text.;x\nAnother.;y\n")
+    entry = {"format": "csv", "columns": {"text": "body"}, "license": "CC0-1.0", "max_records": 1}
+    metrics = run(Params(), make_paths(tmp_path, "x", str(tmp_path / "rows.txt"), **entry))
+    assert metrics["formats"] == {"csv": 1}
+    (row,) = pq.read_table(tmp_path / "raw/x/documents.parquet").to_pylist()
+    assert (row["text"], row["license"]) == ("A text.", "CC0-1.0")
+    with pytest.raises(ConfigError, match="format: docx: no such reader"):
+        run(Params(), make_paths(tmp_path, "y", str(tmp_path / "rows.txt"), format="docx"))
+
+
+def test_a_dataset_is_read_up_to_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    rows = [f"Row number {i}." for i in range(9)] + [None]
+    datasets.Dataset.from_dict({"text": rows}).save_to_disk(tmp_path / "saved")
+    metrics = run(Params(max_hosted_bytes=60), make_paths(tmp_path, "x", "saved"))
+    assert metrics["ledger"]["kept"] == 5  # type: ignore[index]
+    metrics = run(Params(), make_paths(tmp_path, "y", "hf:saved"))
+    assert metrics["ledger"]["input"] == 10  # type: ignore[index]
+    assert metrics["ledger"]["rejected"] == 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"sample": 0}, {"sample": 1.1}, {"max_chats": -1}, {"max_reject_rate": 1.5}, {"surprise": 1}]
+)
 def test_params_are_bounded(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError):
         Params.model_validate(wrong)

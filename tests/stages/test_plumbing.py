@@ -1,5 +1,6 @@
 """The stage runner: clear messages for bad params, no half outputs, recipes that refuse to lose edits."""
 
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from llm.config import ConfigError
+from stages.ingest import Params
 from stages.plumbing import recipe
+from stages.plumbing.stage import load_stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +133,93 @@ def test_own_text_becomes_the_source(workspace, path, name, watch):
     recipe.write_params("smoke", path)  # again: it is no edit that could be lost
     written = recipe.read_yaml(Path("params.yaml"))
     assert written["ingest"]["sources"] == {name: {"path": path, "watch": watch}}
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("s3://bucket/deep/Rows 1.jsonl.gz", "rows-1"),
+        ("https://example.org/texts/book.txt?raw=1", "book"),
+        ("memory://folder", "folder"),
+        ("s3://bucket/*.txt", "bucket"),
+        ("hf:org/name", "name"),
+    ],
+)
+def test_what_is_not_here_is_watched_by_the_lock(workspace, path, name):
+    recipe.write_params("smoke", path)
+    written = recipe.read_yaml(Path("params.yaml"))["ingest"]["sources"]
+    assert written == {name: {"path": path, "watch": "requirements.lock"}}
+
+
+def test_an_archive_becomes_the_source(workspace):
+    (workspace / "books" / "all.tar.gz").write_bytes(b"x")
+    recipe.write_params("smoke", "books/all.tar.gz")
+    assert recipe.read_yaml(Path("params.yaml"))["ingest"]["sources"] == {
+        "all": {"path": "books/all.tar.gz", "watch": "books/all.tar.gz"}
+    }
+
+
+DAG = """
+stages:
+  ingest:
+    foreach: ${ingest.sources}
+    do:
+      cmd: python -m stages.ingest ${key} ${item}
+      params: [base, ingest.sample]
+      deps: ["${item.watch}"]
+      outs: ["data/raw/${key}"]
+vars:
+  - ingest: {sources: {chat: {path: chat, watch: talk}}}
+"""
+
+
+def test_an_entry_is_on_the_command_line_that_dvc_compares(workspace):
+    """So that a change of any of its fields runs that source again, and no other."""
+    (workspace / "dvc.yaml").write_text(DAG)
+    (workspace / "talk").write_text("x")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
+
+    def commands(entry: str) -> dict[str, str]:
+        sources = f"{{plain: {{path: books, watch: books}}, mine: {{path: books/a.txt, watch: books/a.txt{entry}}}}}"
+        (workspace / "params.yaml").write_text(f"base: {{}}\ningest: {{sample: 1, sources: {sources}}}\n")
+        from dvc.repo import Repo
+
+        with Repo(workspace) as repo:
+            return {stage.name: stage.cmd for stage in repo.index.stages}
+
+    before = commands("")
+    assert before["ingest@chat"] == "python -m stages.ingest chat --path chat --watch talk"
+    entry = ", format: csv, columns: {text: 'the body'}, max_records: 9"
+    after = commands(entry)
+    assert {name for name in after if after[name] != before[name]} == {"ingest@mine"}
+    assert after["ingest@mine"].endswith("--format csv --columns.text 'the body' --max_records 9")
+    params, paths = load_stage("ingest", Params, *shlex.split(after["ingest@mine"])[3:])
+    assert paths.source["columns"] == {"text": "the body"}
+    assert params.sources["mine"].max_records == 9
+    _, paths = load_stage("ingest", Params, *shlex.split(after["ingest@chat"])[3:])
+    assert paths.source == {"path": "chat", "watch": "talk"}
+    with pytest.raises(ConfigError, match=r"ingest\.sources\.mine\.path is books/a\.txt: edit params\.yaml"):
+        load_stage("ingest", Params, "mine", "--path", "other.txt")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("path: x", r"ingest\.sources\.mine\.watch: Field required"),
+        (
+            "path: x, watch: talk, colums: {text: body}",
+            r"ingest\.sources\.mine\.colums: unknown key; allowed in ingest\.sources\.mine: format, kind, columns",
+        ),
+        ("path: x, watch: talk, columns: {body: text}", r"ingest\.sources\.mine: .*columns body: no kind of row"),
+        ("path: x, watch: talk, max_bytes: 0", r"ingest\.sources\.mine\.max_bytes: .*greater than or equal to 1"),
+    ],
+)
+def test_a_faulty_entry_is_named(workspace, entry, message):
+    (workspace / "dvc.yaml").write_text(DAG)
+    (workspace / "talk").write_text("x")
+    (workspace / "params.yaml").write_text(f"ingest: {{sources: {{mine: {{{entry}}}}}}}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_stage("ingest", Params, "mine")
 
 
 def test_a_dataset_name_is_watched_by_the_lock(workspace):

@@ -43,7 +43,7 @@ def make_preferences() -> list[Preference]:
         for principle in PRINCIPLES:
             prompt = [{"role": "user", "content": f"May I open the {noun}?"}]
             key = hash_id(principle, noun)
-            rows.append(Preference(key, noun, "s", "principle", prompt, "Yes.", "Never.", i / 10, principle))
+            rows.append(Preference(key, noun, "s", "principle", prompt, "Yes.", "Never.", (i + 1) / 10, principle))
     return sorted(rows, key=lambda row: row.id)
 
 

@@ -1,6 +1,5 @@
 """Normal form, filters, duplicates and the split."""
 
-import random
 import unicodedata
 
 import pyarrow as pa
@@ -8,9 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.dedup import NearDuplicateParams, find_exact, find_near
 from llm.data.filters import FilterParams, judge_text
-from llm.data.minhash import shingle
 from llm.data.normalise import normalise_text
 from llm.data.simple import SimpleParams, measure_simple
 
@@ -69,49 +66,3 @@ def test_repeated_lines_by_hand() -> None:
     rule = measure_simple(texts, SimpleParams())[-1]
     assert rule.name == "repeated_lines"
     assert rule.measured.tolist() == [4 / 16, 0.0, 3 / 12]  # fewer than four lines say nothing
-
-
-def test_exact_duplicates_ignore_case_and_punctuation() -> None:
-    assert find_exact(["Hello, mill!", "other", "hello mill", "", "...", ""]) == [None, None, 0, None, None, 3]
-
-
-def jaccard(one: str, other: str) -> float:
-    a, b = set(shingle(one, 3)), set(shingle(other, 3))
-    return len(a & b) / len(a | b)
-
-
-def test_near_duplicates_against_the_exact_similarity() -> None:
-    """Every pair is judged as its exact Jaccard similarity says, outside of the estimate's own error."""
-    generator = random.Random(3)
-    words = [f"word{i}" for i in range(3000)]
-    texts = []
-    for changes in (0, 1, 2, 4, 12, 30, 60):
-        base = generator.choices(words, k=120)
-        copy = list(base)
-        for place in generator.sample(range(120), changes):
-            copy[place] = generator.choice(words)
-        texts += [" ".join(base), " ".join(copy)]
-    params = NearDuplicateParams()
-    found = find_near(texts, params)
-    for i in range(0, len(texts), 2):
-        exact = jaccard(texts[i], texts[i + 1])
-        if exact > params.threshold + 0.12:
-            assert found[i + 1] is not None
-            assert found[i + 1][0] == i
-            assert found[i + 1][1] == pytest.approx(exact, abs=0.12)  # three deviations at 128 hashes
-        if exact < params.threshold - 0.12:
-            assert found[i + 1] is None
-    assert [one for one in found[::2] if one] == []
-
-
-def test_each_reject_is_like_a_kept_text() -> None:
-    base = " ".join(f"word{i}" for i in range(200))
-    found = find_near(
-        [base, base + " end", base + " end of it", "quite another text, of its own"], NearDuplicateParams()
-    )
-    assert [one and one[0] for one in found] == [None, 0, 0, None]
-
-
-def test_more_bands_than_hashes_is_refused() -> None:
-    with pytest.raises(ValueError, match="bands"):
-        NearDuplicateParams(num_perm=16, bands=17)

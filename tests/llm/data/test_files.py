@@ -1,62 +1,16 @@
-"""Finding, decoding and cutting text files."""
+"""Cutting long texts into passages."""
 
 import random
-from pathlib import Path
 
 import pytest
 
-from llm.config import ConfigError
-from llm.data.files import LONG_TEXT_CHARS, cut_passages, decode_text, list_files
+from llm.data.files import LONG_TEXT_CHARS, cut_passages
 
 
 def write_book(seed: int, paragraphs: int) -> list[str]:
     generator = random.Random(seed)
     words = ["mill", "stone", "wheel", "river", "flour", "grain", "turned", "slowly", "and", "the"]
     return [" ".join(generator.choices(words, k=generator.randint(20, 120))) for _ in range(paragraphs)]
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["café\n".encode(), b"\xef\xbb\xbfcaf\xc3\xa9\n", b"caf\xe9\n", "café\n".encode("utf-16")],
-    ids=["utf-8", "utf-8 with BOM", "latin-1", "utf-16 with BOM"],
-)
-def test_decodes_common_encodings(content: bytes) -> None:
-    assert decode_text(content, Path("x.txt")) == "café\n"
-
-
-def test_windows_quotes_and_undefined_bytes() -> None:
-    assert decode_text(b"\x93so\x94", Path("x.txt")) == "“so”"
-    assert decode_text(b"\x81\xe9", Path("x.txt")) == "\x81é"  # 0x81 is undefined in Windows-1252
-
-
-def test_binary_is_refused_by_name() -> None:
-    with pytest.raises(ConfigError, match=r"photo\.txt.*not text"):
-        decode_text(b"\x89PNG\0\0", Path("photo.txt"))
-
-
-def test_lists_recursively_sorted_and_counts_what_it_passes_over(tmp_path: Path) -> None:
-    (tmp_path / "b/deep").mkdir(parents=True)
-    (tmp_path / ".hidden").mkdir()
-    for name in ("z.md", "b/deep/a.TXT", "b/rows.jsonl", "page.html", "LICENSE", ".hidden/x.txt", "a.txt"):
-        (tmp_path / name).write_text("text")
-    listing = list_files(str(tmp_path))
-    assert [name for _, name in listing.files] == ["a.txt", "b/deep/a.TXT", "b/rows.jsonl", "z.md"]
-    assert listing.skipped == {".html": 1, "no suffix": 1}
-
-
-def test_globs_and_single_files(tmp_path: Path) -> None:
-    for name in ("one.txt", "two.txt", "three.md"):
-        (tmp_path / name).write_text("text")
-    assert [name for _, name in list_files(f"{tmp_path}/*.txt").files] == ["one.txt", "two.txt"]
-    assert [name for _, name in list_files(f"{tmp_path}/three.md").files] == ["three.md"]
-
-
-@pytest.mark.parametrize("name", ["missing", "missing/*.txt", "empty", "page.html"])
-def test_what_holds_no_text_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "page.html").write_text("<p>")
-    with pytest.raises(ConfigError, match=name.replace("*", r"\*")):
-        list_files(str(tmp_path / name))
 
 
 def test_short_texts_stay_whole_and_empty_ones_vanish() -> None:

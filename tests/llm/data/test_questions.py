@@ -8,7 +8,7 @@ from llm.data.chats import Function, build_conversations, list_functions
 from llm.data.docstrings import Entry
 from llm.data.preferences import build_preferences, invent, truncate
 from llm.data.pydocs import DocumentedModule
-from llm.data.questions import Item, build_continuations, build_questions, gather_fours
+from llm.data.questions import ContinuationSample, Item, ask_continuations, build_questions, gather_fours
 from llm.data.schema import Document, take_sample
 
 VERBS = ("Return", "Compute", "Remove", "Print", "Draw", "Sort", "Close", "Open")
@@ -64,7 +64,9 @@ def test_continuations_stay_within_a_passage() -> None:
     documents = [
         Document(f"d{i}", " ".join(sentences[i * 24 : i * 24 + 24]), "book", "", "", "{}", f"d{i}") for i in range(2)
     ]
-    questions = build_continuations(documents, "book")
+    sample = ContinuationSample("book")
+    sample.add(documents)
+    questions = sample.take()
     assert len(questions) >= 16
     for one in questions:
         text = documents[int(one.group[1:])].text
@@ -72,6 +74,23 @@ def test_continuations_stay_within_a_passage() -> None:
         assert f"{context} {one.options[one.answer]}" in text
         assert all(option in text for option in one.options)
         assert context not in one.blanked
+
+
+@pytest.mark.parametrize("limit", [1, 50, 97, 10_000])
+def test_questions_of_a_stream_are_those_of_all_documents_at_once(limit: int) -> None:
+    """Whatever the order, and however many there are; a text that comes twice is asked about once."""
+    words = [f"{verb} {noun}" for verb in VERBS for noun in NOUNS]
+    documents = []
+    for i in range(60):
+        text = " ".join(f"{words[(i + k) % 48]} number {i} is at hand." for k in range(4 + i % 20))
+        documents.append(Document(f"d{i}", text, "book", "", "", "{}", f"g{i // 2}"))
+    asked = [one for document in documents for one in ask_continuations(document, "book")]
+    for order in (documents, documents[::-1], documents * 2):
+        sample = ContinuationSample("book", limit)
+        for document in order:
+            sample.add([document])
+        assert sample.take() == take_sample(asked, limit, "group")
+        assert sample.size <= limit
 
 
 def test_conversations_are_varied_and_alternate(functions: list[list[Function]]) -> None:

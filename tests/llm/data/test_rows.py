@@ -133,6 +133,20 @@ FAMILIES: list[tuple[str, Any, list[Any]]] = [
         [("user: 2+2?", "4", "5", 2.0)],
     ),
     (
+        "a pair from a table of text, whose answers are JSON",
+        {"prompt": "List.", "chosen": '[{"a": 1}]', "rejected": "Human: [", "margin": " 0.5", "system": ""},
+        [("user: List.", '[{"a": 1}]', "Human: [", 0.5)],
+    ),
+    (
+        "a pair of talks with a blank system prompt, beside the row's own",
+        {
+            "chosen": [{"role": "system", "content": ""}, ASK, REPLY],
+            "rejected": [ASK, {"role": "assistant", "content": "No."}],
+            "system": "Be kind.",
+        },
+        [("system: Be kind. / user: Hi?", "Hello.", "No.", None)],
+    ),
+    (
         "a pair of talks",
         {"chosen": [ASK, REPLY], "rejected": [ASK, {"role": "assistant", "content": "No."}]},
         [("user: Hi?", "Hello.", "No.", None)],
@@ -189,6 +203,7 @@ FAMILIES: list[tuple[str, Any, list[Any]]] = [
         {"prompt": "Q", "response_a": "x", "response_b": "y", "label": "tie"},
         [("user: Q", "x", "y", 0.0)],
     ),
+    ("a good answer from a table of text", {"prompt": "Hi?", "completion": "Hello.", "label": "True"}, [Q_AND_A]),
     ("a good answer", {"prompt": "Hi?", "completion": "Hello.", "label": True}, [Q_AND_A]),
     ("a good last turn", {"prompt": [ASK], "completion": [REPLY], "label": True}, [Q_AND_A]),
 ]
@@ -208,7 +223,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("wrong_type", {"text": 7}),
     ("wrong_type", {"text": ["in", "a", "list"]}),
     ("wrong_type", {"prompt": "Q", "chosen": 1, "rejected": "x"}),
-    ("wrong_type", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": "wide"}),
+    ("wrong_type", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": [1]}),
     ("wrong_type", {"messages": "not a talk"}),
     ("wrong_type", {"messages": ["Hi?", "Hello."]}),
     ("wrong_type", {"messages": [ASK, {"role": "assistant", "content": 5}]}),
@@ -243,6 +258,7 @@ REFUSED: list[tuple[str, Any]] = [
     ("unsupported_part", {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, REPLY]}),
     ("differing_prompts", {"chosen": "\n\nHuman: a\n\nAssistant: 1", "rejected": "\n\nHuman: b\n\nAssistant: 2"}),
     ("same_answers", {"prompt": "2+2?", "chosen": "4", "rejected": " 4"}),
+    ("bad_margin", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": "wide"}),
     ("bad_margin", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": -1}),
     ("bad_margin", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": float("nan")}),
     ("bad_margin", {"prompt": "Q", "chosen": "y", "rejected": "x", "margin": 10**400}),
@@ -313,6 +329,15 @@ def test_long_rows_are_cut_into_passages() -> None:
     assert len({one.group for one in documents}) == len(documents)
 
 
+def test_a_text_of_newlines_costs_one_pass() -> None:
+    """Patterns that try again at each newline would take hours."""
+    blank = "\n" * 300_000
+    (pair,) = read({"prompt": "Q", "chosen": blank + "x", "rejected": "Human:" + blank})
+    assert pair.chosen.endswith("x")
+    (chat,) = read({"transcript": f"Human: a{blank}b\n\nAssistant: c"})
+    assert [len(one["content"]) for one in chat.messages] == [300_002, 1]
+
+
 NAMES = sorted({name for shape in SHAPES for names in shape.columns.values() for name in names})
 HOSTILE = ["user", "gpt", "tool", "\n\nHuman: a\n\nAssistant: b", '[{"', "half a pair \ud800", "tie", "1", "A"]
 SAID = st.text(st.characters(exclude_categories=[]), max_size=12) | st.sampled_from(HOSTILE)
@@ -331,7 +356,7 @@ SHAPED = st.sampled_from(SHAPES).flatmap(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(NESTED | ROWS | SHAPED, min_size=1, max_size=4))
 def test_any_value_becomes_records_that_can_be_written_or_is_refused(tmp_path_factory: Any, rows: list[Any]) -> None:
     folder = tmp_path_factory.mktemp("out")

@@ -1,0 +1,80 @@
+"""JSON: a list of rows or texts, read one by one; an object that holds one list of rows; or an object, a single row."""
+
+import io
+import re
+from collections.abc import Iterator
+from json import JSONDecodeError, JSONDecoder
+from typing import TextIO
+
+from llm.data.encoding import detect_encoding
+from llm.data.formats import TALK, SourceFormat
+from llm.data.items import Fault, Item, Stream
+from llm.data.lines import Recoded
+from llm.data.locations import HEAD_BYTES
+from llm.data.readers.jsonl import SUFFIXES as LINES
+from llm.data.readers.jsonl import judge_value, parse_row
+from llm.data.readers.text import SUFFIXES as TEXTS
+from llm.data.schema import BadRecord
+
+# Lists of objects that are a column of one row, not the rows of a file.
+_COLUMNS = {*TALK, "prompt", "chosen", "rejected", "completion", "instances"}
+_START = re.compile(rb"\s*(\[\s*(\{\s*[\"}]|\[|\")|\{\s*\"(\\.|[^\"\\]){0,200}\"\s*:)")
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def sniff(head: bytes, name: str) -> int:
+    if name.endswith(".json"):
+        return 2
+    plain = head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe")
+    return 2 if _START.match(plain) and not name.endswith((*TEXTS, *LINES)) else 0
+
+
+def read(stream: Stream, name: str, fmt: SourceFormat) -> Iterator[Item | Fault]:
+    recoded = Recoded(stream, detect_encoding(stream.peek(HEAD_BYTES)))
+    text = io.TextIOWrapper(io.BufferedReader(recoded), "utf-8")
+    buffer = text.read(HEAD_BYTES).lstrip("\ufeff \t\r\n")
+    if buffer.startswith("["):
+        yield from _read_list(buffer[1:], text, fmt.max_record_bytes)
+        return
+    buffer += text.read(fmt.max_record_bytes)
+    if text.read(1):
+        raise BadRecord("too_long", f"an object of over {fmt.max_record_bytes} bytes")
+    whole = parse_row(buffer, 0)
+    rows = _find_rows(whole.value) if isinstance(whole, Item) else None
+    yield from [whole] if rows is None else (judge_value(row, f"row {n}") for n, row in enumerate(rows, 1))
+
+
+def _find_rows(value: object) -> list[object] | None:
+    """Return the rows in an object that holds one list of objects, such as {"version": 1, "examples": [...]}."""
+    fields = value if isinstance(value, dict) else {}
+    lists = {key: one for key, one in fields.items() if isinstance(one, list) and one and isinstance(one[0], dict)}
+    return next(iter(lists.values())) if len(lists) == 1 and not _COLUMNS & set(lists) else None
+
+
+def _read_list(buffer: str, text: TextIO, max_chars: int) -> Iterator[Item | Fault]:
+    """Decode element after element, so that little more than one is held."""
+    decode, number, start = JSONDecoder().raw_decode, 1, 0
+    while True:
+        start = _BETWEEN.match(buffer, start).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", start):
+            if (buffer[start + 1 :] + text.read(HEAD_BYTES)).strip():
+                yield Fault(f"row {number}", "bad_json", "something follows the list")
+            return
+        try:
+            value, end = decode(buffer, start)
+            cut = end == len(buffer)
+        except (ValueError, RecursionError) as error:
+            fault = Fault(f"row {number}", "bad_json", f"{error}; the rest of the list cannot be read")
+            # A fault near the end of what was read may be but the end of what was read.
+            at = error.pos if isinstance(error, JSONDecodeError) else 0
+            cut = at > len(buffer) - 10 or str(error).startswith("Unterminated")
+            value, end = fault, start
+        more = text.read(max(HEAD_BYTES, len(buffer) - start)) if cut and len(buffer) - start <= max_chars else ""
+        if more:
+            buffer, start = buffer[start:] + more, 0
+            continue
+        if value is not None and isinstance(value, Fault):
+            yield value
+            return
+        yield judge_value(value, f"row {number}")
+        number, start = number + 1, end
