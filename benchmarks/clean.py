@@ -45,7 +45,8 @@ FILTERS = FilterParams.model_validate(
 )
 # What each rule is called over there.
 NAMES = {
-    "gopher_short_doc": "min_words", "gopher_long_doc": "max_words", "gopher_below_avg_threshold": "min_mean_word_chars",
+    "gopher_short_doc": "min_words", "gopher_long_doc": "max_words",
+    "gopher_below_avg_threshold": "min_mean_word_chars",
     "gopher_above_avg_threshold": "max_mean_word_chars", "gopher_too_many_hashes": "max_hash_ratio",
     "gopher_too_many_ellipsis": "max_ellipsis_ratio", "gopher_too_many_bullets": "max_bullet_lines",
     "gopher_too_many_end_ellipsis": "max_ellipsis_lines", "gopher_below_alpha_threshold": "min_alpha_words",
@@ -58,7 +59,7 @@ NAMES = {
 
 
 def write_corpus(target: Path) -> None:
-    """Write `pydocs` in hashed order, cut into files; runs in the project's own environment, whose packages it reads."""
+    """Write `pydocs` in hashed order, cut into files; runs in the project's own venv, whose packages it reads."""
     from llm.data.pydocs import build_documents, read_pydocs
     from llm.data.schema import hash_id
 
