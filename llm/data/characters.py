@@ -58,7 +58,7 @@ def load_kinds() -> NDArray[np.uint32]:
     alpha = (kinds[:NAMED] & ALPHA) != 0
     kinds[:NAMED][alpha & ~upper] |= LOWER
     kinds[:NAMED][alpha & ~lower] |= UPPER
-    icons = [one for one in characters if unicodedata.category(one) == "So" and one != "°"]
+    icons = [one for one in characters if unicodedata.category(one) == "So"]
     terminals = regex.findall(r"\p{Sentence_Terminal}", "".join(one for one in characters if one.isprintable()))
     controls = "".join(map(chr, (*range(9), *range(11, 32), *range(127, 160))))
     spoken = np.ones(SIZE, np.bool_)
@@ -69,7 +69,7 @@ def load_kinds() -> NDArray[np.uint32]:
         DIGIT | BEFORE_DOT: "0123456789",
         WORD: "_",
         ICON | OPENS | CLOSES: "".join(icons) + "…",
-        OPENS | CLOSES: "°" + _PUNCTUATION + _QUOTES,
+        OPENS | CLOSES: _PUNCTUATION + _QUOTES,
         OPENS: "§%=—–" + _CURRENCY,
         CLOSES: "—–",
         CURRENCY: _CURRENCY,

@@ -41,7 +41,7 @@ def list_exceptions() -> dict[str, int]:
         for half in ("am", "pm", "a.m.", "p.m."):
             found[f"{hour}{half}"] = len(str(hour))
     for letter in "abcdefghijklmnopqrstuvwxyz":
-        found[letter + "."] = 0
+        found[letter + "."] = MERGED
     for first, second in (("can", "not"), ("gon", "na"), ("got", "ta")):
         for form in (first, first.title()):
             found[form + second] = len(first)

@@ -21,6 +21,8 @@ UNKNOWN = "und"  # ISO 639-2 for undetermined
 MIN_LETTERS = 10  # fewer say nothing; an ideograph or syllable sign counts as three
 MAX_CHARS = 2000  # more of a text changes nothing
 
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_KANA = re.compile("[\u3040-\u30ff]")
 _NO_LETTERS = re.compile(r"https?://\S+|\S+@\S+|[\d\W_]+")
 
 
@@ -45,18 +47,33 @@ def _load_model() -> Any:
 
 def identify_languages(texts: pa.StringArray) -> list[tuple[str, float]]:
     """Return (ISO 639 code, probability) of each text's main language; ("und", 0.0) for too little text."""
-    model = _load_model()
-    found = []
-    for text in texts.to_pylist():
-        letters = _NO_LETTERS.sub(" ", text[:MAX_CHARS]).strip()
-        wide = 0 if letters.isascii() else sum(one >= "\u0e00" for one in letters)
-        if len(letters) + 2 * wide < MIN_LETTERS:
-            found.append((UNKNOWN, 0.0))
-            continue
-        # Words all in capitals look like another language to the model.
-        labels = model.predict(letters.lower() if letters.isupper() else letters, 1, 0.0, "strict")
-        found.append((labels[0][0].removeprefix("__label__"), min(float(labels[1][0]), 1.0)))
-    return found
+    return [_identify(text[:MAX_CHARS]) for text in texts.to_pylist()]
+
+
+def _identify(text: str) -> tuple[str, float]:
+    letters = _NO_LETTERS.sub(" ", text).strip()
+    wide = 0 if letters.isascii() else sum(one >= "\u0e00" for one in letters)
+    if len(letters) + 2 * wide < MIN_LETTERS:
+        return UNKNOWN, 0.0
+    # Words all in capitals look like another language to the model.
+    letters = letters.lower() if letters.isupper() else letters
+    labels, shares = _load_model().predict(letters, 1, 0.0, "strict")
+    code, share = labels[0].removeprefix("__label__"), min(float(shares[0]), 1.0)
+    if wide and code != "zh" and 2 * len(_HAN.findall(letters)) > len(letters) and not _KANA.search(letters):
+        return _choose_han(letters)
+    return code, share
+
+
+def _choose_han(letters: str) -> tuple[str, float]:
+    """Return Chinese or Japanese, by what the model gives to these alone: nothing else is in ideographs only.
+
+    Cantonese and Wu count as Chinese; the model is often unsure between them.
+    """
+    labels, shares = _load_model().predict(letters, 176, 0.0, "strict")
+    given = {label.removeprefix("__label__"): float(share) for label, share in zip(labels, shares, strict=True)}
+    chinese, japanese = sum(given.get(code, 0.0) for code in ("zh", "yue", "wuu")), given.get("ja", 0.0)
+    code, share = ("zh", chinese) if chinese >= japanese else ("ja", japanese)
+    return code, share / max(chinese + japanese, 1e-9)
 
 
 def judge_language(texts: pa.StringArray, params: LanguageParams) -> list[Verdict]:

@@ -51,7 +51,8 @@ def measure_repetition(
     inner = (words.text_offsets, words.word_offsets, words.starts, words.ends, words.hashes)
     measured = _measure(words.codes, *inner, chosen)
     names = [name for name in GopherRepetitionParams.model_fields if name != "enabled"]
-    return [Rule(name, measured[:, i], most=getattr(params, name)) for i, name in enumerate(names)]
+    empty = Rule("empty", (np.diff(words.text_offsets) == 0).astype(np.float64), most=0)
+    return [empty, *(Rule(name, measured[:, i], most=getattr(params, name)) for i, name in enumerate(names))]
 
 
 @part
