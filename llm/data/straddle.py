@@ -129,11 +129,11 @@ def _read_texts(clean: Path, min_words: int) -> Iterator[tuple[str, str, str, st
     for kind, columns in _COLUMNS.items():
         for row in iter_rows(clean / f"{kind}.parquet", columns):
             for text in _texts_of(row):
-                if len(text.split(None, min_words)) >= min_words:
+                if text and len(text.split(None, min_words)) >= min_words:
                     yield kind, row["id"], row["split"], text
 
 
-def _texts_of(row: dict[str, Any]) -> list[str]:
+def _texts_of(row: dict[str, Any]) -> list[str | None]:
     if "messages" in row:
         return [message["content"] for message in row["messages"] if message["role"] == "assistant"]
     return [row["text"]] if "text" in row else [row["chosen"], row["rejected"]]

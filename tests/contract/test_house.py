@@ -169,8 +169,8 @@ def test_readme_commands_exist():
     readme = (ROOT / "README.md").read_text()
     assert len(readme.splitlines()) <= 200
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)", readme))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z-]+)", readme))
     assert named <= targets
     assert {"run", "test", "serve", "chat", "demo", "flow", "mlflow", "report", "check", "bench"} <= named
     for module in re.findall(r"python -m ([\w.]+)", readme):
