@@ -19,10 +19,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help run preview test check verify serve chat demo flow mlflow report bench bento deps lock
+.PHONY: help run preview test check verify serve chat demo flow mlflow report data-report bench bento deps lock
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 .venv/installed: requirements.lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say PYTHON=/path/to/python3.11"; exit 1; }
@@ -67,6 +67,9 @@ flow: .venv/installed ## a local Prefect server, the pipeline with a nightly sch
 mlflow: .venv/installed ## the MLflow UI
 	@python -m stages.plumbing.mirror
 	mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port 5000
+
+data-report: .venv/installed ## what went in, what was dropped and why, on one page; SOURCE=path for data that is not ingested
+	@python -m stages.plumbing.data_report $(ARGS) $(if $(SOURCE),-- "$(SOURCE)")
 
 report: .venv/installed ## render reports/report.html and name it
 	@python -m stages.plumbing.report

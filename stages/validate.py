@@ -8,22 +8,26 @@ the profile of the last accepted release (llm/data/profile.py), and not at all w
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt
 
 from llm.config import ConfigError, StageParams
+from llm.data.balance import name_unaccounted
 from llm.data.expectations import NUM_EXAMPLES, Check, expect_rows, expect_total, run_checks
+from llm.data.minhash import NearDuplicateParams
 from llm.data.profile import FEATURES, measure_drift, read_reference
 from llm.data.residue import PATTERNS, ResidueType
-from llm.data.schema import RAW_KINDS
-from llm.data.tables import compare_schemas, name_documents, name_unaccounted, read_tables
-from stages.plumbing.stage import Paths, main, write_json
+from llm.data.schema import INPUT, RAW_KINDS, iter_rows
+from llm.data.straddle import find_straddling_records
+from llm.data.tables import Folders, Tables, compare_schemas, name_documents, read_tables
+from stages.plumbing.stage import SCRATCH, Paths, main, write_json
 
 Kind = Literal["documents", "conversations", "preferences", "questions"]
 Feature = Literal["length", "language", "source", "script", "words"]
@@ -49,6 +53,9 @@ class Params(StageParams):
         description="largest share of records that may still hold personal data of a type; 0.0 for one not named",
     )
     max_copies: float = Field(0.0, ge=0, le=1, description="largest share of documents that repeat another's text")
+    max_straddling: float = Field(
+        0.002, ge=0, le=1, description="largest share of training records that repeat a held-out text, or nearly"
+    )
     min_language_share: dict[str, Share] = Field(
         default_factory=dict, description="language code -> least share of the characters of the documents"
     )
@@ -70,32 +77,20 @@ class ValidationFailed(ConfigError):
     """The data breaks an expectation: names it, what was observed, what is allowed, examples and the remedy."""
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """What is judged: the files, their tables, their profile, and that of the last accepted release."""
-
-    raw: list[Path]
-    clean: Path
-    rejects: Path
-    tables: dict[str, pd.DataFrame]
-    profile: dict[str, Any]
-    reference: dict[str, Any]
-
-
 def run(params: Params, paths: Paths) -> dict[str, object]:
-    raw, clean, rejects = (paths.deps[f"data/{name}"] for name in ("raw", "clean", "rejects"))
-    sources = sorted(paths.sources) or sorted(one.name for one in raw.iterdir() if one.is_dir())
-    folders = [raw / one for one in sources]
+    folders = list_folders(paths)
     reference = read_reference(paths.deps[REFERENCE])
     shutil.rmtree(DOCS, ignore_errors=True)
-    findings = run_checks({"schemas": compare_schemas(folders, clean, rejects)}, check_schemas(), DOCS)
+    findings = run_checks({"schemas": compare_schemas(folders)}, check_schemas(), DOCS)
     profile: dict[str, Any] = {}
     if all(one.passed for one in findings):  # a table of another shape cannot be read any further
-        tables, profile = read_tables(folders, clean, rejects)
-        corpus = Corpus(folders, clean, rejects, tables, profile, reference["profile"])
-        checks = [*check_records(params), *check_ingest(params, corpus), *check_ledger(params, corpus)]
-        checks += [*check_languages(params, corpus), *check_drift(params, corpus)]
-        findings += run_checks(tables, checks, DOCS)
+        tables = read_tables(folders)
+        profile = tables.profile
+        checks = [*check_records(params), *check_ingest(params, folders, tables)]
+        checks += [*check_ledger(params, folders, tables), *check_languages(params, folders, tables)]
+        checks += check_straddling(params, folders, tables)
+        checks += check_drift(params, folders, tables, reference["profile"])
+        findings += run_checks(tables.frames, checks, DOCS, tables.namers)
     failed = [one for one in findings if not one.passed]
     metrics = {
         "passed": len(findings) - len(failed),
@@ -112,6 +107,14 @@ def run(params: Params, paths: Paths) -> dict[str, object]:
         raise ValidationFailed(f"{len(failed)} of {len(findings)} expectations failed; see {DOCS}\n  {lines}")
     log.info("%d expectations passed | data docs in %s", len(findings), DOCS)
     return metrics
+
+
+def list_folders(paths: Paths) -> Folders:
+    """Return the folders of the sources that params name, and of what clean wrote."""
+    raw, clean, rejects = (paths.deps[f"data/{name}"] for name in ("raw", "clean", "rejects"))
+    evaluation = [raw / name for name in paths.evaluation_sources]
+    sources = sorted(paths.sources) or sorted(one.name for one in raw.iterdir() if one.is_dir())
+    return Folders([raw / name for name in sources], evaluation, clean, rejects)
 
 
 def check_schemas() -> list[Check]:
@@ -140,8 +143,8 @@ def check_records(params: Params) -> list[Check]:
         among("texts", "text_present", "has_blank", [0]),
     ]
     for kind in RAW_KINDS:
-        checks.append(expect_rows(kind, "ids_present", "ToNotBeInSet", AGAIN, column="id", value_set=[""]))
-        checks.append(expect_rows(kind, "ids_unique", "ToBeUnique", AGAIN, column="id"))
+        checks.append(among(kind, "ids_present", "has_id", [1]))
+        checks.append(among(kind, "ids_unique", "is_repeated", [0]))
         checks.append(among(kind, "split_names", "split", ["train", "val"]))
     for table in ("documents", "texts"):
         for name in PATTERNS:
@@ -164,7 +167,7 @@ def allow_some(check: Check, share: float) -> Check:
     return replace(check, kwargs={**check.kwargs, "mostly": 1 - share}, bound=f"<= {share} of the rows")
 
 
-def check_ingest(params: Params, corpus: Corpus) -> list[Check]:
+def check_ingest(params: Params, folders: Folders, tables: Tables) -> list[Check]:
     """Return the checks on each source's ledger: input records are kept or rejected, once, and are in the files."""
     again = "a fault of ingest: run `dvc repro --force` on this source"
     checks = [
@@ -173,22 +176,24 @@ def check_ingest(params: Params, corpus: Corpus) -> list[Check]:
     ]
     empty = "a source that gives no record: mend its path in ingest.sources, or remove it"
     checks.append(expect_rows("ingest", "not_empty", "ToBeBetween", empty, column="kept", min_value=1))
-    worst = corpus.tables["ingest"].sort_values("reject_rate")["id"].iloc[-1]
-    path = next(folder for folder in corpus.raw if folder.name == worst) / "rejects.parquet"
+    worst = tables.frames["ingest"].sort_values("reject_rate")["id"].iloc[-1]
+    path = next(folder for folder in (*folders.raw, *folders.evaluation) if folder.name == worst) / "rejects.parquet"
     remedy = f"mend source {worst} ({path} says what is wrong where), or raise validate.max_input_reject_rate"
-    examples = name_rejects(pq.read_table(path, columns=["id", "reason"]).slice(0, NUM_EXAMPLES).to_pandas())
-    return [*checks, expect_total("ingest", "reject_rate", 0, params.max_input_reject_rate, remedy, examples)]
+    rate = params.max_input_reject_rate
+    return [*checks, expect_total("ingest", "reject_rate", 0, rate, remedy, name_rejects(path, INPUT))]
 
 
-def check_ledger(params: Params, corpus: Corpus) -> list[Check]:
+def check_ledger(params: Params, folders: Folders, tables: Tables) -> list[Check]:
     """Return the checks on totals; their observed figure is the total."""
-    checks, rejects = [], corpus.tables["rejects"]
-    ledger = corpus.tables["ledger"].iloc[0]
+    checks = []
+    ledger, rejected = tables.frames["ledger"].iloc[0], folders.rejects / "rejects.parquet"
     for kind in RAW_KINDS:
-        examples = name_rejects(rejects[rejects["kind"] == kind])
+        examples = name_rejects(rejected, kind)
         lost = "every record must be kept or rejected, once: run `dvc repro --force --single-item clean`"
-        names = ledger[f"{kind}_unaccounted"] and name_unaccounted(corpus.raw, corpus.clean, corpus.rejects, kind)
-        checks.append(expect_total("ledger", f"{kind}_unaccounted", 0, 0, lost, names or ()))
+        names: Sequence[str] = ()
+        if ledger[f"{kind}_unaccounted"]:
+            names = name_unaccounted(folders.raw, folders.clean, rejected, kind, NUM_EXAMPLES)
+        checks.append(expect_total("ledger", f"{kind}_unaccounted", 0, 0, lost, names))
         rate = params.max_reject_rate.get(kind, 1.0)
         remedy = f"raise validate.max_reject_rate.{kind} or adjust clean.filters, clean.near"
         checks.append(expect_total("ledger", f"{kind}_reject_rate", 0, rate, remedy, examples))
@@ -199,32 +204,46 @@ def check_ledger(params: Params, corpus: Corpus) -> list[Check]:
     return checks
 
 
-def name_rejects(rejects: pd.DataFrame) -> tuple[str, ...]:
-    """Return the first rejects with their reasons."""
-    first = rejects.head(NUM_EXAMPLES)
-    return tuple(f"{one} ({reason})" for one, reason in zip(first["id"], first["reason"], strict=True))
+def name_rejects(rejected: Path, kind: str) -> list[str]:
+    """Return the first rejects of a kind with their reasons."""
+    rows = (one for one in iter_rows(rejected, ["id", "kind", "reason"]) if one["kind"] == kind)
+    return [f"{one['id']} ({one['reason']})" for one in islice(rows, NUM_EXAMPLES)]
 
 
-def check_languages(params: Params, corpus: Corpus) -> list[Check]:
+def check_languages(params: Params, folders: Folders, tables: Tables) -> list[Check]:
     """Return a check per language that params name; adds the table `languages`."""
-    shares = corpus.profile["language"]
+    shares = tables.profile["language"]
     others = [name for name in shares if name not in params.min_language_share]
     most = max(others, key=lambda name: shares[name], default="")
     checks, row = [], {"id": "all sources"}
     for code, least in params.min_language_share.items():
         row[code] = shares.get(code, 0.0)
-        found = name_documents(corpus.clean / "documents.parquet", "language", most, {}) if row[code] < least else []
+        found = name_documents(folders.clean / "documents.parquet", "language", most, {}) if row[code] < least else []
         remedy = f"lower validate.min_language_share.{code}, or look at what is in `{most}` instead"
         examples = [f"{one} ({most})" for one in found]
         checks.append(expect_total("languages", code, least, None, remedy, examples))
-    corpus.tables["languages"] = pd.DataFrame([row])
+    tables.frames["languages"] = pd.DataFrame([row])
     return checks
 
 
-def check_drift(params: Params, corpus: Corpus) -> list[Check]:
+def check_straddling(params: Params, folders: Folders, tables: Tables) -> list[Check]:
+    """Return the check on near-duplicates across the split, in documents and answers; adds the table `splits`."""
+    SCRATCH.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as scratch:
+        found = find_straddling_records(folders.clean, Path(scratch), NearDuplicateParams())
+    ledger = tables.frames["ledger"].iloc[0]
+    num_trained = sum(int(ledger[f"{kind}_train"]) for kind in RAW_KINDS)
+    row = {"id": "all sources", "straddling": round(len({one.train_id for one in found}) / max(num_trained, 1), 6)}
+    tables.frames["splits"] = pd.DataFrame([row])
+    remedy = "give records of one text the same group, drop some by clean.exclude_ids, or raise validate.max_straddling"
+    names = [f"{one.train_id} (as {one.val_id}, {one.similarity:.2f})" for one in found[:NUM_EXAMPLES]]
+    return [expect_total("splits", "straddling", 0, params.max_straddling, remedy, names)]
+
+
+def check_drift(params: Params, folders: Folders, tables: Tables, reference: dict[str, Any]) -> list[Check]:
     """Return a check per feature of the profile that has a bound and a reference; adds the table `drift`."""
     checks, row = [], {"id": "all sources"}
-    for drift in measure_drift(corpus.reference, corpus.profile):
+    for drift in measure_drift(reference, tables.profile):
         if drift.feature not in params.max_drift:
             continue
         bound = params.max_drift[drift.feature]
@@ -233,9 +252,9 @@ def check_drift(params: Params, corpus: Corpus) -> list[Check]:
         remedy = f"{grown}; if that is meant, `python -m llm.data.profile --clear`, or raise validate.max_drift"
         names: Sequence[str] = ()
         if drift.index > bound:
-            names = name_documents(corpus.clean / "documents.parquet", drift.feature, drift.grown, corpus.reference)
+            names = name_documents(folders.clean / "documents.parquet", drift.feature, drift.grown, reference)
         checks.append(expect_total("drift", drift.feature, 0, bound, remedy, names))
-    corpus.tables["drift"] = pd.DataFrame([row])
+    tables.frames["drift"] = pd.DataFrame([row])
     return checks
 
 

@@ -5,6 +5,7 @@ that a user's plain text still ends in a model that can be talked to.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,9 @@ def read_principles(folder: Path) -> Records:
         )
         prompt = [{"role": "user", "content": row["prompt"]}]
         messages = [*prompt, {"role": "assistant", "content": row["good"]}]
-        name, written = hash_id("principles", row["id"]), (row["id"], "principles", "principle")
+        # A pair that differs in the group it speaks of (justice-006a, -006b) shares its answer, and so its side.
+        group = re.sub(r"(?<=\d)[ab]$", "", row["id"])
+        name, written = hash_id("principles", row["id"]), (group, "principles", "principle")
         records.conversations.append(Conversation(name, *written, messages))
         records.preferences.append(Preference(name, *written, prompt, row["good"], row["bad"], None, row["principle"]))
     return records

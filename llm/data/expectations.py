@@ -1,12 +1,13 @@
 """Expectations on small tables: one Great Expectations checkpoint per table, with Data Docs, and what each found.
 
-Nothing here knows what the tables hold, and no table holds a text: Great Expectations keeps whole columns, and
-copies them, so it is given ids and figures only.
+Nothing here knows what the tables hold. Great Expectations keeps whole columns, copies them, and fingerprints each
+table, for which strings become Python objects; so a large table holds no string, but numbers its rows, and only the
+rows of examples are given their names.
 """
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
 
 NUM_EXAMPLES = 3
+Namer = Callable[[Sequence[int]], list[str]]
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,14 @@ def expect_total(
     return Check(table, column, "ExpectColumnMaxToBeBetween", kwargs, bound, remedy, tuple(examples))
 
 
-def run_checks(tables: Mapping[str, pd.DataFrame], checks: Sequence[Check], docs: Path) -> list[Finding]:
-    """Run one checkpoint per table, write Data Docs, and return a finding per check, in order."""
+def run_checks(
+    tables: Mapping[str, pd.DataFrame], checks: Sequence[Check], docs: Path, namers: Mapping[str, Namer] | None = None
+) -> list[Finding]:
+    """Run one checkpoint per table, write Data Docs, and return a finding per check, in order.
+
+    Args:    tables: name -> table; its rows are known by the column `id`, or by the column `row` where there is one.
+             namers: table -> the function that gives rows of such a table their names.
+    """
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of each internal step
     import great_expectations  # 5 s: not at the top, where whoever reads Check would pay for it
@@ -82,6 +90,7 @@ def run_checks(tables: Mapping[str, pd.DataFrame], checks: Sequence[Check], docs
     for table in dict.fromkeys(check.table for check in checks):
         suite = context.suites.add_or_update(gx.ExpectationSuite(table))
         chosen = {check.name: check for check in checks if check.table == table}
+        known_by = "row" if "row" in tables[table] else "id"
         for check in chosen.values():
             expectation = getattr(gx.expectations, check.type)
             suite.add_expectation(expectation(**check.kwargs, meta={"name": check.name}))
@@ -92,27 +101,28 @@ def run_checks(tables: Mapping[str, pd.DataFrame], checks: Sequence[Check], docs
             validation_definitions=[context.validation_definitions.add_or_update(definition)],
             result_format={
                 "result_format": "SUMMARY",
-                "unexpected_index_column_names": ["id"],
+                "unexpected_index_column_names": [known_by],
                 "partial_unexpected_count": 7 * NUM_EXAMPLES,  # an id that is there several times is one example
             },
         )
         result = context.checkpoints.add_or_update(checkpoint).run(batch_parameters={"dataframe": tables[table]})
         for suite_result in result.run_results.values():
             for one in suite_result.results:
-                finding = find(chosen[one.expectation_config.meta["name"]], one)
+                finding = find(chosen[one.expectation_config.meta["name"]], one, (namers or {}).get(table))
                 findings[finding.name] = finding
     context.build_data_docs()  # once: as an action of each checkpoint it took three quarters of the stage's time
     return [findings[f"{check.table}.{check.name}"] for check in checks]
 
 
-def find(check: Check, result: "ExpectationValidationResult") -> Finding:
+def find(check: Check, result: "ExpectationValidationResult", namer: Namer | None) -> Finding:
     """Return what is kept of a result of Great Expectations, which also holds times and uuids."""
     if any(info.get("raised_exception") for info in _exceptions(result.exception_info)):
         raise RuntimeError(f"{check.table}.{check.name} could not be evaluated: {result.exception_info}")
     details = result.result
     observed: Any = details.get("unexpected_count", details.get("observed_value"))
-    rows = [str(row["id"]) for row in details.get("partial_unexpected_index_list") or []]
-    examples = check.examples or tuple(dict.fromkeys(rows))[:NUM_EXAMPLES]
+    rows = [row.get("row", row.get("id")) for row in details.get("partial_unexpected_index_list") or []]
+    names = namer(rows) if namer and not result.success else map(str, rows)
+    examples = check.examples or tuple(dict.fromkeys(names))[:NUM_EXAMPLES]
     value = observed.item() if hasattr(observed, "item") else observed
     return Finding(check, bool(result.success), round(value, 6) if isinstance(value, float) else value, examples)
 

@@ -1,8 +1,8 @@
 """Figures of records, batch by batch: what expectations are written on, instead of the texts themselves.
 
-Each function is pure, takes an Arrow batch of a clean file and returns a table of one row per record: its id, its
-split, and figures, in few bytes, for there is a row for every record of the corpus. A text is blank where it holds
-nothing but white space.
+Each function is pure, takes an Arrow batch of a clean file and returns a table of one row per record: its split,
+hashes of its id and group, and figures, in few bytes, for there is a row for every record of the corpus. A text is
+blank where it holds nothing but white space.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,6 +96,12 @@ def _measure_texts(parts: Sequence[tuple[pa.Array, NDArray[np.int64]]], num_rows
 
 
 def _to_table(batch: pa.RecordBatch, figures: dict[str, Any]) -> pa.Table:
-    """Return id and split, an empty string for a missing one, and the figures."""
-    names = {"id": pc.fill_null(batch["id"], ""), "split": pc.fill_null(batch["split"], "").dictionary_encode()}
+    """Return the split, "" for a missing one, the hashes, whether there is an id, and the figures."""
+    ids = pc.fill_null(batch["id"], "")
+    names = {
+        "split": pc.fill_null(batch["split"], "").dictionary_encode(),
+        "id_hash": hash_strings(ids),
+        "group_hash": hash_strings(batch["group"]),
+        "has_id": pc.not_equal(ids, "").cast(pa.int8()),
+    }
     return pa.table({**names, **figures})

@@ -98,6 +98,14 @@ def _draw_tally(tally: Tally) -> Group:
     return Group(*([table] if tally.reasons else []), *lines)
 
 
+def add_format_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `parse_format` reads."""
+    for key in ("format", "kind", "config", "split"):
+        parser.add_argument(f"--{key}", help=SourceFormat.model_fields[key].description)
+    parser.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS", help="can be given again")
+    parser.add_argument("--max-record-bytes", type=int, help=SourceFormat.model_fields["max_record_bytes"].description)
+
+
 def parse_format(arguments: argparse.Namespace) -> SourceFormat:
     """Return what the flags say of the source. Raises: ConfigError."""
     pairs = [one.partition("=") for one in arguments.columns]
@@ -117,10 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="file, folder, archive, glob, fsspec URL, dataset name, pydocs or chat")
     parser.add_argument("--count", type=int, default=10, help="records to show (10)")
-    for key in ("format", "kind", "config", "split"):
-        parser.add_argument(f"--{key}", help=SourceFormat.model_fields[key].description)
-    parser.add_argument("--columns", action="append", default=[], metavar="OURS=THEIRS", help="can be given again")
-    parser.add_argument("--max-record-bytes", type=int, help=SourceFormat.model_fields["max_record_bytes"].description)
+    add_format_flags(parser)
     arguments = parser.parse_args()
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # what it gives up on is a reject, and named
     try:

@@ -93,23 +93,23 @@ def sample_share(num_documents: int) -> float:
     return min(1.0, SAMPLE_DOCUMENTS / max(num_documents, 1))
 
 
-def summarise(counts: Counts, lengths: NDArray[np.int64]) -> dict[str, Any]:
+def summarise(counts: Counts, lengths: NDArray[np.integer[Any]]) -> dict[str, Any]:
     """Return the profile: shares per length, language, source, script and frequent word, all of which repeat.
 
     Args:    counts: sums over all documents.  lengths: characters of each document.
     Returns: a JSON object; `length` is a share of documents, `words` of the sampled words, the others of characters
              (`script`: of letters). A bin of `length` is named by its upper end, a power of two, exclusive.
     """
-    bins = dict(zip(*np.unique(name_lengths(lengths), return_counts=True), strict=True))
+    bins = {name_bits(bits): int(n) for bits, n in enumerate(np.bincount(count_bits(lengths))) if n}
     frequent = {word: n for word, n in counts.words.items() if counts.word_documents[word] >= MIN_WORD_DOCUMENTS}
     top = sorted(frequent, key=lambda word: (-frequent[word], word))[:MAX_WORDS]
     total = max(counts.words.total(), 1)
     quantiles = np.quantile(lengths, (0.05, 0.25, 0.5, 0.75, 0.95), method="lower") if len(lengths) else np.zeros(5)
     return {
         "documents": len(lengths),
-        "characters": int(lengths.sum()),
+        "characters": int(lengths.sum(dtype=np.int64)),
         "length_quantiles": {f"p{p}": int(q) for p, q in zip((5, 25, 50, 75, 95), quantiles, strict=True)},
-        "length": to_shares({str(name): int(count) for name, count in bins.items()}),
+        "length": to_shares(bins),
         "language": to_shares(counts.languages),
         "source": to_shares(counts.sources),
         "script": to_shares(counts.scripts),
@@ -117,10 +117,14 @@ def summarise(counts: Counts, lengths: NDArray[np.int64]) -> dict[str, Any]:
     }
 
 
-def name_lengths(lengths: NDArray[np.int64]) -> NDArray[np.str_]:
-    """Return the name of the bin that each length falls into: its upper end, exclusive."""
-    bits = np.maximum(np.frexp(lengths.astype(np.float64))[1], 5)
-    return np.array([f"<{1 << one}" for one in range(64)])[bits]
+def count_bits(lengths: NDArray[np.integer[Any]]) -> NDArray[np.int32]:
+    """Return how many binary digits each length has, at least 5: documents of a bin are at most twice as long."""
+    return np.asarray(np.maximum(np.frexp(lengths)[1], 5), dtype=np.int32)
+
+
+def name_bits(bits: int) -> str:
+    """Return the name of a bin of lengths: its upper end, exclusive."""
+    return f"<{1 << bits}"
 
 
 def to_shares(counts: Mapping[str, int]) -> dict[str, float]:
@@ -133,7 +137,7 @@ def to_shares(counts: Mapping[str, int]) -> dict[str, float]:
 def list_bins(feature: str, text: str, source: str, language: str, known: set[str]) -> set[str]:
     """Return the bins of a feature that a document belongs to: its main script, and every word of it."""
     if feature == "length":
-        return set(name_lengths(np.array([len(text)])).tolist())
+        return {name_bits(max(len(text).bit_length(), 5))}
     if feature == "script":
         return {name for name, _ in count_scripts(text).most_common(1)}
     if feature == "words":

@@ -1,9 +1,10 @@
 """Search clean text for personal data that was left behind, independently of the code that replaces it.
 
-Other patterns than llm/data/pii.py's, and narrower: a form is looked for only where clean must have replaced it,
-so that a hit is a fault of clean and never a matter of taste. Every hit of a pattern is confirmed by arithmetic
-where there is some (Luhn, mod 97, ranges). Patterns run in Arrow (RE2: no look-around, ASCII classes) over whole
-batches, and once more in Python over the few texts that they hit.
+Other patterns than those of llm/data/pii.py, and narrower: a form is looked for only where clean must have replaced
+it, so that a hit is a fault of clean and never a matter of taste; a random string after a word such as `password`,
+which clean replaces as <SECRET>, is such a matter. A hit is confirmed by arithmetic where there is some (Luhn,
+mod 97, ranges). Patterns run in Arrow (RE2: no look-around, ASCII classes) over whole batches, and once more in
+Python over the few texts that they hit.
 """
 
 import ipaddress
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-ResidueType = Literal["email", "ip", "phone", "card", "iban", "ssn", "secret"]
+ResidueType = Literal["email", "ip", "phone", "credit_card", "iban", "ssn", "private_key", "api_key"]
 IBAN_CHARS = {"AT": 20, "BE": 16, "CH": 21, "DE": 22, "ES": 24, "FR": 27, "GB": 22, "IT": 27, "NL": 18, "PL": 28}
 
 # Each has one group, the candidate.
@@ -30,11 +31,12 @@ PATTERNS: dict[ResidueType, str] = {
         r"\b(?:IP|IPv4|ip|host|ping|server|gateway)(?: address)?(?::? |=)"
         r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?:[^\w.]|\.\s|\.?$)"
     ),
-    "phone": r"(?:^|[^\w.+-])(\+1[ .-]\(?[2-9]\d\d\)?[ .-][2-9]\d\d[ .-]\d{4})(?:[^\w-]|$)",
-    "card": r"(?:^|[^\w.-])([45]\d{3}[ -]\d{4}[ -]\d{4}[ -]\d{4})(?:[^\w.-]|\.\s|\.?$)",
+    "phone": r"(?:^|[^\w.+-])(\+1 (?:[2-9]\d\d-|\([2-9]\d\d\) )[2-9]\d\d-\d{4})(?:[^\w.-]|\.\s|\.?$)",
+    "credit_card": (r"(?:^|[^\w.-])([45]\d{3}(?: \d{4} \d{4} |-\d{4}-\d{4}-)\d{4})(?:[^\w.-]|\.\s|\.?$)"),
     "iban": r"\b((?:AT|BE|CH|DE|ES|FR|GB|IT|NL|PL)\d\d(?: ?[A-Z0-9]{4}){2,6}(?: ?[A-Z0-9]{1,4})?)\b",
     "ssn": r"\b(?:SSN|ssn|[Ss]ocial [Ss]ecurity)[^\d\n]{1,20}(\d{3}-\d\d-\d{4})(?:[^\w-]|$)",
-    "secret": r"(-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----|\bAKIA[A-Z2-7]{16}\b|\bghp_[A-Za-z0-9]{36}\b)",
+    "private_key": r"(-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----\n?[A-Za-z0-9+/=]{60})",
+    "api_key": r"(?:^|[\s\"'=:(])(AKIA[A-Z]{6}[2-7]{4}[A-Z]{6}|ghp_[A-Za-z]{12}[0-9]{12}[a-z]{12})(?:[^\w-]|$)",
 }
 
 
@@ -66,8 +68,29 @@ def is_ip(candidate: str) -> bool:
     return True
 
 
-CONFIRM: dict[ResidueType, Callable[[str], bool]] = {"card": is_luhn, "iban": is_iban, "ssn": is_ssn, "ip": is_ip}
-NEEDED: dict[ResidueType, str] = {"email": "@", "phone": "+1"}  # what a text without cannot hold
+def is_person(candidate: str) -> bool:
+    """Tell whether an address is someone's: git@host names a service."""
+    return not candidate.startswith("git@")
+
+
+def is_varied(candidate: str) -> bool:
+    """Tell a random string from a row of the same few characters, which is a placeholder."""
+    return len(set(candidate)) >= 0.7 * len(candidate)
+
+
+CONFIRM: dict[ResidueType, Callable[[str], bool]] = {
+    "email": is_person,
+    "ip": is_ip,
+    "credit_card": is_luhn,
+    "iban": is_iban,
+    "ssn": is_ssn,
+    "api_key": is_varied,
+}
+NEEDED: dict[ResidueType, str] = {
+    "email": "@",
+    "phone": "+1",
+    "private_key": "PRIVATE KEY",
+}  # what a text without cannot hold
 _COMPILED = {name: re.compile(pattern) for name, pattern in PATTERNS.items()}
 
 

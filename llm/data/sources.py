@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from llm.data.containers import walk_source
 from llm.data.formats import SourceFormat
 from llm.data.hosted import is_hosted, read_hosted
@@ -108,11 +110,11 @@ def _guard(items: Iterable[Item | Fault | Skip], name: str) -> Iterator[Item | F
             seen = True
             last = last if isinstance(item, Skip) else item.offset
             yield item
-    except MemoryError:
-        raise
     except BadRecord as error:
         yield Fault(f"after {last}" if last else 0, error.reason, error.detail)
-    except Exception as error:  # noqa: BLE001 - parsers of foreign bytes raise all kinds; it is named in the reject
+    except Exception as error:
+        if isinstance(error, MemoryError) and not isinstance(error, pa.ArrowException):
+            raise  # Arrow says so of damaged files, which ask for more than there is
         reason = "unreadable" if isinstance(error, OSError) and error.errno else f"corrupt_{name}"
         yield Fault(f"after {last}" if last else 0, reason, f"{type(error).__name__}: {error}")
     else:

@@ -10,9 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.pii import replace_pii
 from llm.data.profile import REFERENCE, write_reference
-from llm.data.residue import find_residue
 from llm.data.schema import RAW_KINDS, Conversation, Document, Preference, Question, RecordWriter, Reject, write_rows
 from stages.plumbing.stage import Paths
 from stages.validate import Params, ValidationFailed, run
@@ -195,7 +193,7 @@ FAULTS = {
         "languages.en",
         "observed 0.45375, allowed >= 0.5, e.g. d3 (fr), d4 (fr), d5 (fr)",
     ),
-    "split leak": (leak_split, "groups.one_split", "observed 3, allowed 0, e.g. package-10, package-15, package-5"),
+    "split leak": (leak_split, "groups.one_split", "observed 3, allowed 0, e.g. package-5, package-10, package-15"),
     "reject rate": (
         reject_more,
         "ledger.documents_reject_rate",
@@ -313,11 +311,3 @@ def test_a_missing_file_is_named(corpus: Path) -> None:
     found = find_faults(corpus)
     assert list(found) == ["schemas.columns"]
     assert "made/rejects.parquet, rejects/rejects.parquet, made/ledger.json" in found["schemas.columns"]
-
-
-def test_what_clean_replaces_is_what_is_searched() -> None:
-    for address in ("a@b.org", "jane.doe+x@mail.example.com", "(root@localhost.localdomain)", "x\nme@a-b.co\n"):
-        assert find_residue(address, "email")
-        assert not find_residue(replace_pii(address)[0], "email")
-    for other in ("a @ b.org", "@property.setter", "matrix@other.T", "user@host", "x@a-.org"):
-        assert not find_residue(replace_pii(other)[0], "email")

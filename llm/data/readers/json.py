@@ -3,23 +3,20 @@
 import io
 import re
 from collections.abc import Iterator
-from json import JSONDecodeError, JSONDecoder
-from typing import TextIO
 
+from llm.data.elements import judge_value, parse_row, read_elements
 from llm.data.encoding import detect_encoding
 from llm.data.formats import TALK, SourceFormat
 from llm.data.items import Fault, Item, Stream
 from llm.data.lines import Recoded
 from llm.data.locations import HEAD_BYTES
 from llm.data.readers.jsonl import SUFFIXES as LINES
-from llm.data.readers.jsonl import judge_value, parse_row
 from llm.data.readers.text import SUFFIXES as TEXTS
 from llm.data.schema import BadRecord
 
 # Lists of objects that are a column of one row, not the rows of a file.
 _COLUMNS = {*TALK, "prompt", "chosen", "rejected", "completion", "instances"}
 _START = re.compile(rb"\s*(\[\s*(\{\s*[\"}]|\[|\")|\{\s*\"(\\.|[^\"\\]){0,200}\"\s*:)")
-_BETWEEN = re.compile(r"[\s,]*")
 
 
 def sniff(head: bytes, name: str) -> int:
@@ -34,7 +31,7 @@ def read(stream: Stream, name: str, fmt: SourceFormat) -> Iterator[Item | Fault]
     text = io.TextIOWrapper(io.BufferedReader(recoded), "utf-8")
     buffer = text.read(HEAD_BYTES).lstrip("\ufeff \t\r\n")
     if buffer.startswith("["):
-        yield from _read_list(buffer[1:], text, fmt.max_record_bytes)
+        yield from read_elements(buffer[1:], text, fmt.max_record_bytes)
         return
     buffer += text.read(fmt.max_record_bytes)
     if text.read(1):
@@ -49,32 +46,3 @@ def _find_rows(value: object) -> list[object] | None:
     fields = value if isinstance(value, dict) else {}
     lists = {key: one for key, one in fields.items() if isinstance(one, list) and one and isinstance(one[0], dict)}
     return next(iter(lists.values())) if len(lists) == 1 and not _COLUMNS & set(lists) else None
-
-
-def _read_list(buffer: str, text: TextIO, max_chars: int) -> Iterator[Item | Fault]:
-    """Decode element after element, so that little more than one is held."""
-    decode, number, start = JSONDecoder().raw_decode, 1, 0
-    while True:
-        start = _BETWEEN.match(buffer, start).end()  # type: ignore[union-attr]
-        if buffer.startswith("]", start):
-            if (buffer[start + 1 :] + text.read(HEAD_BYTES)).strip():
-                yield Fault(f"row {number}", "bad_json", "something follows the list")
-            return
-        try:
-            value, end = decode(buffer, start)
-            cut = end == len(buffer)
-        except (ValueError, RecursionError) as error:
-            fault = Fault(f"row {number}", "bad_json", f"{error}; the rest of the list cannot be read")
-            # A fault near the end of what was read may be but the end of what was read.
-            at = error.pos if isinstance(error, JSONDecodeError) else 0
-            cut = at > len(buffer) - 10 or str(error).startswith("Unterminated")
-            value, end = fault, start
-        more = text.read(max(HEAD_BYTES, len(buffer) - start)) if cut and len(buffer) - start <= max_chars else ""
-        if more:
-            buffer, start = buffer[start:] + more, 0
-            continue
-        if value is not None and isinstance(value, Fault):
-            yield value
-            return
-        yield judge_value(value, f"row {number}")
-        number, start = number + 1, end

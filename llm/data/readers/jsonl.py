@@ -1,8 +1,8 @@
 """JSON Lines: a row, or a text, on each line. Blank lines are none."""
 
-import json
 from collections.abc import Iterator
 
+from llm.data.elements import parse_row
 from llm.data.formats import SourceFormat
 from llm.data.items import Fault, Item, Stream
 from llm.data.lines import read_lines
@@ -24,18 +24,3 @@ def read(stream: Stream, name: str, fmt: SourceFormat) -> Iterator[Item | Fault]
             yield line
         elif text := line.strip():
             yield parse_row(text, f"line {number}")
-
-
-def parse_row(text: str, offset: int | str) -> Item | Fault:
-    """Return the row or text that one JSON value is, or what is wrong with it."""
-    try:
-        return judge_value(json.loads(text), offset)
-    except (ValueError, RecursionError) as error:
-        return Fault(offset, "bad_json", str(error))
-
-
-def judge_value(value: object, offset: int | str) -> Item | Fault:
-    """Return a row or a text as an item; other JSON values are none."""
-    if isinstance(value, dict | str):
-        return Item(offset, value)
-    return Fault(offset, "wrong_type", f"{type(value).__name__}; expected an object or a string")

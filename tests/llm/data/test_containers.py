@@ -15,7 +15,8 @@ import pytest
 
 from llm.config import ConfigError
 from llm.data import containers
-from llm.data.containers import Budget, Unpacked, unpack, walk_source
+from llm.data.containers import unpack, walk_source
+from llm.data.expansion import SLACK_BYTES, Budget, Unpacked
 from llm.data.items import Fault, Skip
 from llm.data.readers.text import PART_BYTES
 from llm.data.schema import BadRecord
@@ -305,7 +306,7 @@ def test_devices_and_hidden_members() -> None:
 def test_a_budget_is_charged_to_everything_around_it() -> None:
     outer = Budget(lambda: 1, 2.0)
     inner = Budget(lambda: 1_000_000_000, 2.0, outer)
-    inner.spend(containers.SLACK_BYTES)
+    inner.spend(SLACK_BYTES)
     with pytest.raises(BadRecord, match="zip_bomb"):
         inner.spend(3)
     with pytest.raises(BadRecord, match="corrupt_gz"):

@@ -3,6 +3,7 @@
 import io
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -225,6 +226,27 @@ def test_an_arrow_stream_keeps_what_came_before_its_end() -> None:
     assert [next(items) for _ in range(5)] == [Item(f"row {i + 1}", row) for i, row in enumerate(ROWS[:5])]
     with pytest.raises((pa.ArrowException, OSError)):
         list(items)
+
+
+@pytest.mark.parametrize("file", [True, False])
+def test_a_damaged_offset_rejects_its_row(file: bool) -> None:
+    """Found by fuzzing: Arrow trusts the offsets of a file, and reading there ended the process."""
+    content = bytearray(make_arrow(file=file))
+    ends = np.cumsum([len(row["text"]) for row in ROWS[:5]], dtype=np.int32)
+    start = content.find(ends.tobytes()) + 4  # of the second row's end, which is the third row's start
+    content[start : start + 4] = np.int32(1 << 30).tobytes()
+    found = read("a.arrow", bytes(content))
+    assert values(found) == [*ROWS[:1], *ROWS[3:]]
+    assert faults(found) == [("row 2", "bad_value"), ("row 3", "bad_value")]
+
+
+def test_a_damaged_length_asks_for_no_memory() -> None:
+    """Found by fuzzing: the run ended for want of memory."""
+    content = bytearray(make_arrow(file=False))
+    second = content.find(b"\xff\xff\xff\xff", 8)
+    content[second + 4 : second + 8] = np.int32((1 << 31) - 8).tobytes()
+    with pytest.raises(BadRecord, match="too_large"):
+        read("a.arrow", bytes(content))
 
 
 def test_values_that_python_cannot_hold_reject_their_row() -> None:
