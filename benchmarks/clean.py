@@ -30,10 +30,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm.data.dedup import find_near
+from llm.data.dedup import find_alike
 from llm.data.filters import FilterParams, judge_texts
 from llm.data.minhash import NearDuplicateParams, shingle, sign_texts
 from llm.data.normalise import normalise_texts
+from llm.data.signatures import SignatureStore
 from llm.progress import track
 
 PART_BYTES = 2_000_000
@@ -205,10 +206,13 @@ def measure_recall(part: Path, num_copies: int = 1000) -> tuple[float, int, int]
         return len(a & b) / len(a | b)
 
     both = bases + copies
-    found = find_near(both, NEAR)
+    with tempfile.TemporaryDirectory() as folder:
+        with SignatureStore(Path(folder), NEAR) as store:
+            store.append(sign_texts(pa.array(both), NEAR))
+        found = find_alike(store, np.arange(len(both)))[0].tolist()
     planted = [i for i, (a, b) in enumerate(zip(bases, copies, strict=True)) if jaccard(a, b) >= 0.85]
-    merged = sum(found[len(bases) + i] is not None for i in planted)
-    false = sum(one is not None and jaccard(both[one[0]], both[i]) < 0.5 for i, one in enumerate(found))
+    merged = sum(found[len(bases) + i] >= 0 for i in planted)
+    false = sum(one >= 0 and jaccard(both[one], both[i]) < 0.5 for i, one in enumerate(found))
     return merged / len(planted), len(planted), false
 
 

@@ -94,7 +94,8 @@ def hash_words(words: list[str]) -> NDArray[np.uint64]:
 def decode_texts(texts: pa.StringArray) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the code points of all texts and where each text begins in them (n + 1)."""
     if len(texts) == 0:
-        return np.zeros(0, np.int32), np.zeros(1, np.int64)
+        # Arrays that cannot be written, like those below, are another type to kernels: they would be compiled again.
+        return np.frombuffer(b"", np.int32), np.zeros(1, np.int64)
     _, offsets, data = texts.buffers()
     ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
     content = np.frombuffer(data or b"", np.uint8)[ends[0] : ends[-1]]
