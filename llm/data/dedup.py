@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 from numpy.typing import NDArray
 
+from llm.data.kernel import kernel
 from llm.data.schema import hash_id
 from llm.data.signatures import SignatureStore
 from llm.progress import track
@@ -174,7 +174,7 @@ def _compare_chunk(
     return found, counts
 
 
-_compare = njit(cache=True)(_compare_chunk)
+_compare = kernel(_compare_chunk)
 
 
 def group_bands(store: SignatureStore, order: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

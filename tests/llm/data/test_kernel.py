@@ -45,6 +45,9 @@ def test_what_is_compiled_is_kept_and_no_place_to_keep_it_is_no_error(tmp_path: 
             shutil.copy(file, tmp_path / folder / file.name)
     assert run(tmp_path) == [6, 0]
     assert run(tmp_path) == [6, 1]
+    with (tmp_path / "llm/data/characters.py").open("a") as table:  # its constants are in the kernels of other files
+        table.write("# changed\n")
+    assert run(tmp_path) == [6, 0]
     shutil.rmtree(tmp_path / "llm" / "data" / "__pycache__")
     # A file where the folder would be: nobody can write there, not even root; nor in that home folder.
     (tmp_path / "llm" / "data" / "__pycache__").touch()
