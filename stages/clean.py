@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from llm.config import StageParams, require
-from llm.data.banding import describe_threshold
 from llm.data.cleaner import Rules
 from llm.data.corpus import Corpus, Ledger
-from llm.data.dedup import key_words
-from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
-from llm.data.filters import FilterParams
-from llm.data.minhash import NearDuplicateParams
-from llm.data.normalise import normalise_text
+from llm.data.dedup.banding import describe_threshold
+from llm.data.dedup.duplicates import key_words
+from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
+from llm.data.dedup.minhash import NearDuplicateParams
+from llm.data.dedup.removal import check_ids, describe_exclusion
+from llm.data.filters.judge import FilterParams
 from llm.data.parallel import map_ordered
-from llm.data.pii import PIIParams
-from llm.data.removal import check_ids, describe_exclusion
+from llm.data.pii.find import PIIParams
 from llm.data.schema import RAW_KINDS, ROW_GROUP_ROWS, Question, Reject, iter_rows, to_json, write_rows
 from llm.data.split import TRAIN, VAL, Splits, Surplus, find_seen
+from llm.data.text.normalise import normalise_text
 from llm.progress import track
 from stages.plumbing.stage import Paths, main
 

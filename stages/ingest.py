@@ -7,11 +7,11 @@ its file, offset and reason. Same source, params and packages give identical byt
 from pydantic import Field
 
 from llm.config import StageParams
-from llm.data.builtin import read_chat, read_python_text
-from llm.data.formats import SourceFormat
-from llm.data.hosted import is_hosted
+from llm.data.builtin.records import read_chat, read_python_text
 from llm.data.ingest import write_outcomes, write_records
-from llm.data.sources import read_source
+from llm.data.rows.formats import SourceFormat
+from llm.data.sources.hosted import is_hosted
+from llm.data.sources.read import read_source
 from stages.plumbing.stage import Paths, main
 
 

@@ -3,7 +3,7 @@
 A Great Expectations checkpoint per table; a failed expectation stops the DAG. Texts are turned into figures batch
 by batch, and only figures are judged. The tracked report holds names, figures and bounds, and the profile of the
 corpus; Data Docs (reports/validation/, with dates) are written whether or not all pass. Drift is judged against
-the profile of the last accepted release (llm/data/profile.py), and not at all where none was accepted.
+the profile of the last accepted release (llm/data/checks/profile.py), and not at all where none was accepted.
 """
 
 import logging
@@ -19,14 +19,14 @@ import pandas as pd
 from pydantic import Field, NonNegativeInt
 
 from llm.config import ConfigError, StageParams
-from llm.data.balance import name_unaccounted
-from llm.data.expectations import NUM_EXAMPLES, Check, expect_rows, expect_total, run_checks
-from llm.data.minhash import NearDuplicateParams
-from llm.data.profile import FEATURES, measure_drift, read_reference
-from llm.data.residue import PATTERNS, ResidueType
+from llm.data.checks.balance import name_unaccounted
+from llm.data.checks.expectations import NUM_EXAMPLES, Check, expect_rows, expect_total, run_checks
+from llm.data.checks.profile import FEATURES, measure_drift, read_reference
+from llm.data.checks.tables import Folders, Tables, compare_schemas, name_documents, read_tables
+from llm.data.dedup.minhash import NearDuplicateParams
+from llm.data.dedup.straddle import find_straddling_records
+from llm.data.pii.residue import PATTERNS, ResidueType
 from llm.data.schema import INPUT, RAW_KINDS, iter_rows
-from llm.data.straddle import find_straddling_records
-from llm.data.tables import Folders, Tables, compare_schemas, name_documents, read_tables
 from stages.plumbing.stage import SCRATCH, Paths, main, write_json
 
 Kind = Literal["documents", "conversations", "preferences", "questions"]
@@ -148,7 +148,7 @@ def check_records(params: Params) -> list[Check]:
         checks.append(among(kind, "split_names", "split", ["train", "val"]))
     for table in ("documents", "texts"):
         for name in PATTERNS:
-            mend = f"mend llm/data/pii.py, remove it from the source, or allow it: validate.max_residue.{name}"
+            mend = f"mend llm/data/pii/find.py, remove it from the source, or allow it: validate.max_residue.{name}"
             checks.append(allow_some(among(table, f"no_{name}", name, [0], mend), params.max_residue.get(name, 0.0)))
     checks.append(among("preferences", "answers_differ", "is_same", [0]))
     checks.append(among("conversations", "assistant_last", "last_role", ["assistant"]))
@@ -249,7 +249,7 @@ def check_drift(params: Params, folders: Folders, tables: Tables, reference: dic
         bound = params.max_drift[drift.feature]
         row[drift.feature] = drift.index
         grown = f"{drift.feature} {drift.grown} went from {drift.expected:.4f} to {drift.actual:.4f}"
-        remedy = f"{grown}; if that is meant, `python -m llm.data.profile --clear`, or raise validate.max_drift"
+        remedy = f"{grown}; if that is meant, `python -m llm.data.checks.profile --clear`, or raise validate.max_drift"
         names: Sequence[str] = ()
         if drift.index > bound:
             names = name_documents(folders.clean / "documents.parquet", drift.feature, drift.grown, reference)

@@ -14,14 +14,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llm.data.decontaminate import Hits, find_hits
-from llm.data.dedup import exact_keys
-from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex
-from llm.data.filters import FilterParams, judge_texts
-from llm.data.language import identify_languages
-from llm.data.minhash import NearDuplicateParams, sign_texts
-from llm.data.normalise import normalise_text, normalise_texts
-from llm.data.pii import PIIParams, replace_pii
+from llm.data.dedup.decontaminate import Hits, find_hits
+from llm.data.dedup.duplicates import exact_keys
+from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationIndex
+from llm.data.dedup.minhash import NearDuplicateParams, sign_texts
+from llm.data.filters.judge import FilterParams, judge_texts
+from llm.data.pii.find import PIIParams, replace_pii
 from llm.data.schema import (
     RAW_KINDS,
     BadRecord,
@@ -34,6 +32,8 @@ from llm.data.schema import (
     Reject,
     to_json,
 )
+from llm.data.text.language import identify_languages
+from llm.data.text.normalise import normalise_text, normalise_texts
 
 KEY_BYTES = 16
 

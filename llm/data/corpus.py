@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llm.data.cleaner import KEY_BYTES, Rules, clean_batch, list_texts
-from llm.data.decontaminate import HitLedger, describe_match
-from llm.data.dedup import Duplicates, find_duplicates, find_first
+from llm.data.dedup.decontaminate import HitLedger, describe_match
+from llm.data.dedup.duplicates import Duplicates, find_duplicates, find_first
+from llm.data.dedup.signatures import SignatureStore
 from llm.data.parallel import map_ordered
 from llm.data.schema import RAW_KINDS, Reject, hash_id, iter_batches, to_json
-from llm.data.signatures import SignatureStore
 from llm.data.sorting import iter_sorted
 from llm.data.split import reading_key
 from llm.progress import track

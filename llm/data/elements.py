@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from json import JSONDecodeError, JSONDecoder
 from typing import TextIO
 
-from llm.data.items import Fault, Item
-from llm.data.locations import HEAD_BYTES
+from llm.data.sources.items import Fault, Item
+from llm.data.sources.locations import HEAD_BYTES
 
 _BETWEEN = re.compile(r"[\s,]*")
 

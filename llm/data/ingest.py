@@ -9,7 +9,7 @@ from typing import Any
 from llm.config import ConfigError, require
 from llm.data.questions import ContinuationSample
 from llm.data.schema import Document, Record, Records, RecordWriter
-from llm.data.sources import Kept, Outcome, Rejected
+from llm.data.sources.read import Kept, Outcome, Rejected
 from llm.progress import track
 
 FIRST_CHECK = 1_000  # records before the share of rejects says anything

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llm.data.facts import hash_strings
-from llm.data.profile import UNDETERMINED, list_languages, name_bits
+from llm.data.checks.facts import hash_strings
+from llm.data.checks.profile import UNDETERMINED, list_languages, name_bits
 from llm.data.schema import INPUT, RAW_KINDS, iter_batches, iter_rows
 
 NUM_SAMPLES, NUM_CLUSTERS, NUM_MEMBERS, NUM_EXAMPLES = 10, 5, 5, 3

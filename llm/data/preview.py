@@ -18,11 +18,11 @@ from rich.table import Table
 from rich.text import Text
 
 from llm.config import ConfigError
-from llm.data.builtin import read_chat, read_python_text
-from llm.data.formats import SourceFormat
+from llm.data.builtin.records import read_chat, read_python_text
 from llm.data.ingest import Tally
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import Conversation, Document, Message, Records
-from llm.data.sources import Kept, Made, Outcome, read_source
+from llm.data.sources.read import Kept, Made, Outcome, read_source
 
 MAX_CHARS = 700  # of a text, shown
 MAX_REJECTS = 1_000  # after so many, what is wrong is known

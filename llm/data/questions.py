@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llm.data.chats import Function
-from llm.data.docstrings import split_sentences
+from llm.data.builtin.chats import Function
+from llm.data.builtin.docstrings import split_sentences
 from llm.data.schema import Document, Question, hash_id, take_sample
 
 NUM_OPTIONS = 4

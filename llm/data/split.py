@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from llm.config import require
-from llm.data.dedup import key_words
-from llm.data.docstrings import split_sentences
+from llm.data.builtin.docstrings import split_sentences
+from llm.data.dedup.duplicates import key_words
 from llm.data.schema import hash_id, hash_share
 
 TRAIN, VAL = "train", "val"

@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llm.config import ConfigError, require
-from llm.data.decontaminate import HitLedger, find_hits
-from llm.data.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
-from llm.data.ngrams import hash_words
-from llm.data.removal import is_id
+from llm.data.dedup.decontaminate import HitLedger, find_hits
+from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
+from llm.data.dedup.ngrams import hash_words
+from llm.data.dedup.removal import is_id
 from llm.export.snapshots import Snapshot, find_cache, find_files, list_snapshots
 
 MIN_WORDS = 5

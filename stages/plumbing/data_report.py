@@ -21,10 +21,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from llm.config import ConfigError, require
-from llm.data.formats import SourceFormat
 from llm.data.overview import SAMPLED, Overview, explain, look
-from llm.data.pii import TYPES
+from llm.data.pii.find import TYPES
 from llm.data.preview import add_format_flags, parse_format
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import RAW_KINDS
 from stages import clean, ingest
 from stages.plumbing import report_numbers as numbers

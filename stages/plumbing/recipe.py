@@ -21,8 +21,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from llm.config import ConfigError, require
-from llm.data.hosted import is_hosted
-from llm.data.locations import is_url
+from llm.data.sources.hosted import is_hosted
+from llm.data.sources.locations import is_url
 from stages.plumbing.stage import list_sources, parse_params, read_yaml
 
 PARAMS, RECIPES = Path("params.yaml"), Path("recipes")

@@ -42,7 +42,7 @@ HOMES = {
     "ray": {"llm/train/ray_launcher.py"},
     "deepspeed": {"llm/train/ray_launcher.py"},
     "mlflow": {"stages/plumbing/tracking.py"},
-    "great_expectations": {"llm/data/expectations.py"},
+    "great_expectations": {"llm/data/checks/expectations.py"},
     "prefect": {"flows/"},
     "bentoml": {"llm/serve/"},
     "openvino_genai": {"llm/export/openvino.py", "llm/serve/"},
@@ -97,7 +97,7 @@ def test_dvc_deps_are_the_import_closure(name):
 
 
 def test_import_closure_holds_the_modules_that_a_package_lists():
-    readers = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm/data/readers").glob("*.py")}
+    readers = {path.relative_to(ROOT).as_posix() for path in (ROOT / "llm/data/sources/readers").glob("*.py")}
     assert len(readers) > 5
     assert readers <= set(import_closure("stages.ingest", ROOT))
 

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from llm.config import ConfigError
-from llm.data.minhash import shingle
+from llm.data.dedup.minhash import shingle
 from llm.data.schema import Conversation, Document, Preference, Question, Records, hash_id
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths

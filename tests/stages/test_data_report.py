@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm.data.formats import SourceFormat
+from llm.data.rows.formats import SourceFormat
 from stages.plumbing.data_report import report_project, report_source
 
 ROOT = Path(__file__).parents[2]

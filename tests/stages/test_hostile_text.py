@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm.config import Base
-from llm.data.formats import SourceFormat
+from llm.data.checks.tables import Folders, compare_schemas, read_tables
 from llm.data.ingest import write_outcomes
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import RAW_KINDS, Conversation, Document, Preference, Question, RecordWriter, hash_id
-from llm.data.sources import read_source
-from llm.data.tables import Folders, compare_schemas, read_tables
+from llm.data.sources.read import read_source
 from stages.clean import Params, run
 from stages.plumbing.stage import Paths
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.profile import REFERENCE, write_reference
+from llm.data.checks.profile import REFERENCE, write_reference
 from llm.data.schema import RAW_KINDS, Conversation, Document, Preference, Question, RecordWriter, Reject, write_rows
 from stages.plumbing.stage import Paths
 from stages.validate import Params, ValidationFailed, run

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llm.data.boilerplate import strip_boilerplate
-from llm.data.encoding import decode_text
+from llm.data.text.boilerplate import strip_boilerplate
+from llm.data.text.encoding import decode_text
 
 BODY = "CHAPTER I\n\nThe mill stood by the river.\n\nIt turned all night.\n\nTHE END"
 HEADER = "The Project Gutenberg EBook of The Mill\n\nThis eBook is for the use of anyone.\n\nTitle: The Mill\n\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import ConfigError
-from llm.data.builtin import read_principles, read_talk
+from llm.data.builtin.records import read_principles, read_talk
 
 ROW = {"id": "a", "principle": "justice", "prompt": "p", "good": "g", "bad": "b"}
 TALK = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.filters import FilterParams, judge_text
-from llm.data.normalise import normalise_text
-from llm.data.simple import SimpleParams, measure_simple
+from llm.data.filters.judge import FilterParams, judge_text
+from llm.data.filters.simple import SimpleParams, measure_simple
+from llm.data.text.normalise import normalise_text
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ import fsspec
 import pytest
 
 from llm.config import ConfigError
-from llm.data import containers
-from llm.data.containers import unpack, walk_source
-from llm.data.expansion import SLACK_BYTES, Budget, Unpacked
-from llm.data.items import Fault, Skip
-from llm.data.readers.text import PART_BYTES
 from llm.data.schema import BadRecord
+from llm.data.sources import containers
+from llm.data.sources.containers import unpack, walk_source
+from llm.data.sources.expansion import SLACK_BYTES, Budget, Unpacked
+from llm.data.sources.items import Fault, Skip
+from llm.data.sources.readers.text import PART_BYTES
 from tests.llm.data.sample_files import COMPRESS, make_jsonl, make_tar, make_zip
 
 Found = dict[str, bytes | Fault | Skip]

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm.data.decontaminate import HitLedger, find_contaminated, find_hits
-from llm.data.evaluation_index import DecontaminateParams, EvaluationText, build_index
-from llm.data.ngrams import cut_words, hash_ngrams, hash_words, split_words
+from llm.data.dedup.decontaminate import HitLedger, find_contaminated, find_hits
+from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationText, build_index
+from llm.data.dedup.ngrams import cut_words, hash_ngrams, hash_words, split_words
 
 PARAMS = DecontaminateParams()
 DATA = Path(os.environ.get("GRISTMILL_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from llm.data import banding
-from llm.data.banding import describe_threshold, drop_probability, match_probability
-from llm.data.dedup import exact_keys, find_alike, find_duplicates, find_first
-from llm.data.minhash import NearDuplicateParams, shingle, sign_texts
-from llm.data.signatures import SignatureStore, hash_bands
+from llm.data.dedup import banding
+from llm.data.dedup.banding import describe_threshold, drop_probability, match_probability
+from llm.data.dedup.duplicates import exact_keys, find_alike, find_duplicates, find_first
+from llm.data.dedup.minhash import NearDuplicateParams, shingle, sign_texts
+from llm.data.dedup.signatures import SignatureStore, hash_bands
 
 PARAMS = NearDuplicateParams()
 

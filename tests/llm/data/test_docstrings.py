@@ -2,7 +2,7 @@
 
 import pytest
 
-from llm.data.docstrings import extract_entries, parse_arguments, parse_returns, split_sentences, summarise
+from llm.data.builtin.docstrings import extract_entries, parse_arguments, parse_returns, split_sentences, summarise
 
 SOURCE = '''
 """A module about mills."""

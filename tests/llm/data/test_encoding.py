@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.encoding import decode_text, detect_encoding
 from llm.data.schema import BadRecord
+from llm.data.text.encoding import decode_text, detect_encoding
 
 # Plain sentences on a mill, one per language: what each code page is for.
 SENTENCES = {

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from llm.data.files import LONG_TEXT_CHARS, cut_passages
+from llm.data.sources.passages import LONG_TEXT_CHARS, cut_passages
 
 
 def write_book(seed: int, paragraphs: int) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.filters import FilterParams, judge_texts
-from llm.data.words import split_words
+from llm.data.filters.judge import FilterParams, judge_texts
+from llm.data.text.words import split_words
 
 GOLDEN = json.loads(Path(__file__).with_name("verdicts.json").read_text(encoding="utf-8"))
 SECTIONS = ("gopher_quality", "gopher_repetition", "c4")

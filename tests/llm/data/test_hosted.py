@@ -8,8 +8,8 @@ import datasets
 import pytest
 
 from llm.config import ConfigError
-from llm.data.formats import SourceFormat
-from llm.data.hosted import is_hosted, read_hosted
+from llm.data.rows.formats import SourceFormat
+from llm.data.sources.hosted import is_hosted, read_hosted
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from llm.data.words import split_words
+from llm.data.text.words import split_words
 
 ROOT = Path(__file__).parents[3]
 SPLIT = """
 import pyarrow as pa
-from llm.data import words
+from llm.data.text import words
 print(len(words.split_words(pa.array(["The mill's wheel turns."])).hashes), sum(words._split.stats.cache_hits.values()))
 """
 
@@ -39,17 +39,17 @@ def test_processes_of_a_pool_give_the_same() -> None:
 
 
 def test_what_is_compiled_is_kept_and_no_place_to_keep_it_is_no_error(tmp_path: Path) -> None:
-    for folder in ("llm", "llm/data"):
+    for folder in ("llm", "llm/data", "llm/data/text"):
         (tmp_path / folder).mkdir()
         for file in (ROOT / folder).glob("*.py"):
             shutil.copy(file, tmp_path / folder / file.name)
     assert run(tmp_path) == [6, 0]
     assert run(tmp_path) == [6, 1]
-    with (tmp_path / "llm/data/characters.py").open("a") as table:  # its constants are in the kernels of other files
+    with (tmp_path / "llm/data/text/characters.py").open("a") as table:
         table.write("# changed\n")
     assert run(tmp_path) == [6, 0]
-    shutil.rmtree(tmp_path / "llm" / "data" / "__pycache__")
+    shutil.rmtree(tmp_path / "llm/data/text/__pycache__")
     # A file where the folder would be: nobody can write there, not even root; nor in that home folder.
-    (tmp_path / "llm" / "data" / "__pycache__").touch()
+    (tmp_path / "llm/data/text/__pycache__").touch()
     nowhere = str(tmp_path / "llm" / "__init__.py")
     assert run(tmp_path, HOME=nowhere, XDG_CACHE_HOME=nowhere) == [6, 0]

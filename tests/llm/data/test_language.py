@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from llm.data.encoding import decode_text
-from llm.data.filters import FilterParams, judge_texts
-from llm.data.language import UNKNOWN, identify_languages
+from llm.data.filters.judge import FilterParams, judge_texts
+from llm.data.text.encoding import decode_text
+from llm.data.text.language import UNKNOWN, identify_languages
 
 SENTENCES = {
     "en": "The miller opens the gate of the pond before the sun is up.",

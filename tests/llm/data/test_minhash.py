@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rensa import RMinHash
 
-from llm.data.minhash import NearDuplicateParams, shingle, sign_texts
+from llm.data.dedup.minhash import NearDuplicateParams, shingle, sign_texts
 
 PARAMS = NearDuplicateParams()
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.encoding import decode_text
-from llm.data.normalise import normalise_text, normalise_texts, repair_lines
+from llm.data.text.encoding import decode_text
+from llm.data.text.normalise import normalise_text, normalise_texts, repair_lines
 
 LATIN = st.text(st.characters(max_codepoint=0x17F), max_size=60)
 PLAIN = st.text(st.sampled_from("ab \t\n\r\x0b\x0c\x00\x07\x1b\x7f."), max_size=40)

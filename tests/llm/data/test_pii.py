@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.pii import PLACEHOLDERS, TYPES, PIIParams, Span, find_pii, replace_pii
-from llm.data.pii_numbers import IBAN_LENGTHS, passes_luhn, passes_mod97
-from llm.data.pii_report import PATTERNS, measure_pii, read_labelled
+from llm.data.pii.find import PLACEHOLDERS, TYPES, PIIParams, Span, find_pii, replace_pii
+from llm.data.pii.numbers import IBAN_LENGTHS, passes_luhn, passes_mod97
+from llm.data.pii.report import PATTERNS, measure_pii, read_labelled
 
 SHARED = Path(os.environ.get("GRISTMILL_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data")
 

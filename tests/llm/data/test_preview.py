@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from llm.config import ConfigError
-from llm.data.formats import SourceFormat
 from llm.data.preview import preview
+from llm.data.rows.formats import SourceFormat
 
 ROOT = Path(__file__).parents[3]
 TALK = {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "Hello."}]}

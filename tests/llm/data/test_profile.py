@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.config import ConfigError
-from llm.data.profile import (
+from llm.data.checks.profile import (
     MIN_WORD_DOCUMENTS,
     REFERENCE,
     Counts,
@@ -28,7 +28,7 @@ from llm.data.profile import (
     summarise,
     write_reference,
 )
-from llm.data.scripts import count_scripts
+from llm.data.text.scripts import count_scripts
 
 SHARES = st.lists(st.integers(0, 100), min_size=3, max_size=3).filter(any)
 
@@ -147,7 +147,7 @@ def test_only_a_release_can_be_the_reference(tmp_path: Path) -> None:
 
 def test_the_command_accepts_and_clears(tmp_path: Path) -> None:
     def run(flag: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "llm.data.profile", flag]
+        command = [sys.executable, "-m", "llm.data.checks.profile", flag]
         environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": "/usr/bin:/bin"}
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 

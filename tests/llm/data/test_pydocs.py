@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm.config import ConfigError
-from llm.data.pydocs import build_documents, list_locked, list_stdlib, read_pydocs
+from llm.data.builtin.pydocs import build_documents, list_locked, list_stdlib, read_pydocs
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from llm.data.chats import Function, build_conversations, list_functions
-from llm.data.docstrings import Entry
-from llm.data.preferences import build_preferences, invent, truncate
-from llm.data.pydocs import DocumentedModule
+from llm.data.builtin.chats import Function, build_conversations, list_functions
+from llm.data.builtin.docstrings import Entry
+from llm.data.builtin.preferences import build_preferences, invent, truncate
+from llm.data.builtin.pydocs import DocumentedModule
 from llm.data.questions import ContinuationSample, Item, ask_continuations, build_questions, gather_fours
 from llm.data.schema import Document, take_sample
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 import pytest
 
 from llm.config import ConfigError
-from llm.data.files import cut_passages
-from llm.data.formats import SourceFormat
-from llm.data.items import Fault, Item, Skip
-from llm.data.readers import choose_format, list_readers, require_format, text
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import BadRecord
+from llm.data.sources.items import Fault, Item, Skip
+from llm.data.sources.passages import cut_passages
+from llm.data.sources.readers import choose_format, list_readers, require_format, text
 from tests.llm.data.sample_files import (
     PAGE,
     PARAGRAPH,

@@ -3,7 +3,7 @@
 import pytest
 
 from llm.config import ConfigError
-from llm.data.removal import check_ids, describe_exclusion
+from llm.data.dedup.removal import check_ids, describe_exclusion
 from llm.data.schema import hash_id
 
 ONE, TWO, THREE = (hash_id(name) for name in ("one", "two", "three"))

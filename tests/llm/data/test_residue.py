@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data import residue
-from llm.data.pii import TYPES, replace_pii
-from llm.data.residue import PATTERNS, ResidueType, count_residue, find_residue, is_iban, is_luhn, is_ssn
+from llm.data.pii import residue
+from llm.data.pii.find import TYPES, replace_pii
+from llm.data.pii.residue import PATTERNS, ResidueType, count_residue, find_residue, is_iban, is_luhn, is_ssn
 
 # Published examples: RFC 5737, ISO 13616, card networks' test numbers, SSA, AWS and GitHub documentation.
 FOUND: dict[ResidueType, list[str]] = {

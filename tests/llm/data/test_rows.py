@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from llm.data.formats import SHAPES, SourceFormat
-from llm.data.rows import READERS, read_row
+from llm.data.rows.formats import SHAPES, SourceFormat
+from llm.data.rows.read import READERS, read_row
 from llm.data.schema import BadRecord, Conversation, Document, Preference, RecordWriter
 
 AUTO = SourceFormat()

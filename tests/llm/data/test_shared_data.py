@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from llm.data.formats import SourceFormat
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import Conversation, Document, Preference
-from llm.data.sources import Kept, PassedOver, Rejected, read_source
+from llm.data.sources.read import Kept, PassedOver, Rejected, read_source
 
 
 @dataclass(frozen=True)

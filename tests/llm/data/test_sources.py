@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llm.config import ConfigError
-from llm.data.formats import SourceFormat
 from llm.data.ingest import write_outcomes
+from llm.data.rows.formats import SourceFormat
 from llm.data.schema import Document
-from llm.data.sources import Kept, Outcome, PassedOver, Rejected, read_source
+from llm.data.sources.read import Kept, Outcome, PassedOver, Rejected, read_source
 from tests.llm.data.sample_files import (
     COMPRESS,
     PAGE,
@@ -252,8 +252,8 @@ def test_the_same_bytes_give_the_same_outcomes(tmp_path: Path) -> None:
 
 MEASURE = """
 import resource, sys
-from llm.data.formats import SourceFormat
-from llm.data.sources import Kept, Rejected, read_source
+from llm.data.rows.formats import SourceFormat
+from llm.data.sources.read import Kept, Rejected, read_source
 list(read_source(sys.argv[1] + "/small.jsonl", "x", SourceFormat()))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 kinds = [type(one).__name__ for one in read_source(sys.argv[1] + "/large.jsonl", "x", SourceFormat())]

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer as Backend
 from llm.config import ConfigError
 from llm.data.chat import ROLES, render
 from llm.data.chat_shards import open_chats, write_chats
-from llm.data.normalise import normalise_text
 from llm.data.schema import Preference, Question, write_rows
 from llm.data.shards import open_shard, write_shard
+from llm.data.text.normalise import normalise_text
 from llm.data.tokenizer import SPECIAL_TOKENS, Tokenizer, train_tokenizer
 from llm.evals.alignment import make_prompt
 from llm.evals.multiple_choice import choose_options

@@ -3,7 +3,7 @@
 import pytest
 
 from llm.config import ConfigError
-from llm.data.dedup import key_words
+from llm.data.dedup.duplicates import key_words
 from llm.data.schema import hash_share, to_json
 from llm.data.split import Splits, Surplus, find_seen, reading_key
 

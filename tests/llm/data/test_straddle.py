@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm.data.dedup import exact_keys
-from llm.data.minhash import NearDuplicateParams, sign_texts
+from llm.data.dedup.duplicates import exact_keys
+from llm.data.dedup.minhash import NearDuplicateParams, sign_texts
+from llm.data.dedup.signatures import SignatureStore
+from llm.data.dedup.straddle import find_straddling, find_straddling_records
 from llm.data.schema import Conversation, Document, Preference, write_rows
-from llm.data.signatures import SignatureStore
-from llm.data.straddle import find_straddling, find_straddling_records
 
 PARAMS = NearDuplicateParams()
 

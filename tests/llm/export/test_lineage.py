@@ -28,7 +28,9 @@ def make_lock(steps: int = 10) -> dict[str, Any]:
         "stages": {
             "ingest@book": entry({"texts/book.txt": "t1"}, {"data/raw/book": "r1"}),
             "ingest@gone": entry({"texts/gone.txt": "t2"}, {"data/raw/gone": "r2"}),
-            "clean": entry({"data/raw": "r", "llm/data/pii.py": "c1"}, {"data/clean": "d"}, clean={"holdout": 0.1}),
+            "clean": entry(
+                {"data/raw": "r", "llm/data/pii/find.py": "c1"}, {"data/clean": "d"}, clean={"holdout": 0.1}
+            ),
             "pretrain": entry({"data/clean": "d"}, {"models/base": "m"}, pretrain={"steps": steps}),
             "other": entry({"data/clean": "d"}, {"somewhere": "s"}),
             "package": entry({"models/base": "m"}, {"models/release": "old"}),
@@ -40,7 +42,7 @@ def test_stages_behind_the_roots_and_no_others():
     stages = read_stages(make_lock(), ["models/base", "llm/export/card.py"], ["book"])
     assert list(stages) == ["clean", "ingest@book", "pretrain"]
     assert stages["clean"] == {
-        "deps": {"data/raw": "r", "llm/data/pii.py": "c1"},
+        "deps": {"data/raw": "r", "llm/data/pii/find.py": "c1"},
         "outs": {"data/clean": "d"},
         "params": {"clean": {"holdout": 0.1}},
     }

@@ -1,0 +1,1 @@
+"""What validate judges: figures of the tables, ledgers, the profile of a corpus."""

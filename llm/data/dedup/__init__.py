@@ -1,0 +1,1 @@
+"""What stands there twice: exact and near copies, passages of evaluation sets, records to remove."""

@@ -1,0 +1,1 @@
+"""Rules that say whether a text is worth training on."""

@@ -1,0 +1,1 @@
+"""Rows of any known family, and the records that they become."""

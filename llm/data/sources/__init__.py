@@ -1,0 +1,1 @@
+"""Files, archives, addresses and datasets, read as streams of records."""

@@ -1,0 +1,1 @@
+"""Text itself: encodings, normal form, languages, words."""
