@@ -7,18 +7,19 @@ one step at a time: free-running text diverges after the first near-tie and says
 
 from __future__ import annotations
 
+import heapq
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import pyarrow.parquet as pq
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from llm.config import require
+from llm.data.schema import hash_id, iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.model.transformer import Transformer
 
@@ -43,21 +44,23 @@ class Sample:
 
 
 def read_texts(clean: Path, split: str, limit: int) -> list[str]:
-    """Return the first texts of one split of data/clean, whose order (by hashed id) makes any prefix fair."""
-    texts: list[str] = []
-    for batch in pq.ParquetFile(clean / "documents.parquet").iter_batches(4096, columns=["text", "split"]):
-        for text, its_split in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if its_split == split:
-                texts.append(text)
-        if len(texts) >= limit:
-            break
-    return texts[:limit]
+    """Return `limit` texts of one split of data/clean, chosen by the hash of their ids.
+
+    Not the first ones: documents stand in reading order, and those would be of one or two packages.
+    """
+
+    def read_split() -> Iterator[tuple[str, str]]:
+        for row in iter_rows(clean / "documents.parquet", ["id", "text", "split"]):
+            if row["split"] == split:
+                yield hash_id("sample", row["id"]), row["text"]
+
+    return [text for _, text in heapq.nsmallest(limit, read_split())]
 
 
 def draw_sample(
     texts: Sequence[str], tokenizer: Tokenizer, *, context: int, num_windows: int, num_positions: int
 ) -> Sample:
-    """Return the sample of the first texts; the caller gives them in an order that is fair to all sources.
+    """Return the sample of the first texts; any prefix of what `read_texts` gives is fair to all sources.
 
     Fewer positions than asked for are used with a warning; reports hold their number.
     Raises: ConfigError: the texts hold no token.

@@ -1,6 +1,7 @@
 """The held-out sample: worked by hand."""
 
 import math
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -59,8 +60,15 @@ def test_torch_scores_are_next_token_log_probabilities(model: Transformer, token
     assert logprobs[0][length - 1] == pytest.approx(float(alone.log_softmax(-1)[window[length]]), abs=1e-5)
 
 
-def test_texts_of_one_split_in_file_order(tmp_path: Path):
-    rows = {"text": ["a", "b", "c", "d"], "split": ["val", "train", "val", "val"]}
-    pq.write_table(pa.table(rows), tmp_path / "documents.parquet")
-    assert read_texts(tmp_path, "val", 2) == ["a", "c"]
-    assert read_texts(tmp_path, "train", 9) == ["b"]
+def test_texts_are_a_fair_sample_of_a_split_in_reading_order(tmp_path: Path):
+    """Documents of one package stand together: the first 128 were of two packages, and spoke for the whole split."""
+    rows = [{"id": f"{group}-{i}", "text": f"{group}-{i}", "split": "val"} for group in "abcdefgh" for i in range(100)]
+    rows += [{"id": f"t-{i}", "text": f"t-{i}", "split": "train"} for i in range(3)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "documents.parquet")
+    drawn = read_texts(tmp_path, "val", 80)
+    assert len(set(drawn)) == 80
+    counts = Counter(text[0] for text in drawn)
+    assert set(counts) == set("abcdefgh")
+    assert max(counts.values()) < 25
+    assert drawn == read_texts(tmp_path, "val", 200)[:80]
+    assert sorted(read_texts(tmp_path, "train", 9)) == ["t-0", "t-1", "t-2"]
