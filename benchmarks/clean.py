@@ -30,11 +30,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm.data.dedup import find_alike
-from llm.data.filters import FilterParams, judge_texts
-from llm.data.minhash import NearDuplicateParams, shingle, sign_texts
-from llm.data.normalise import normalise_texts
-from llm.data.signatures import SignatureStore
+from llm.data.dedup.duplicates import find_alike
+from llm.data.dedup.minhash import NearDuplicateParams, shingle, sign_texts
+from llm.data.dedup.signatures import SignatureStore
+from llm.data.filters.judge import FilterParams, judge_texts
+from llm.data.text.normalise import normalise_texts
 from llm.progress import track
 
 PART_BYTES = 2_000_000
@@ -61,7 +61,7 @@ NAMES = {
 
 def write_corpus(target: Path) -> None:
     """Write `pydocs` in hashed order, cut into files; runs in the project's own venv, whose packages it reads."""
-    from llm.data.pydocs import build_documents, read_pydocs
+    from llm.data.builtin.pydocs import build_documents, read_pydocs
     from llm.data.schema import hash_id
 
     documents = build_documents(read_pydocs(Path("requirements.lock"), 1.0, PROCESSES), "pydocs")

@@ -2,9 +2,9 @@
 
 Other patterns than those of llm/data/pii/find.py, and narrower: a form is looked for only where clean must have
 replaced it, so that a hit is a fault of clean and never a matter of taste; a random string after a word such as
-`password`, which clean replaces as <SECRET>, is such a matter. A hit is confirmed by arithmetic where there is some (Luhn,
-mod 97, ranges). Patterns run in Arrow (RE2: no look-around, ASCII classes) over whole batches, and once more in
-Python over the few texts that they hit.
+`password`, which clean replaces as <SECRET>, is such a matter. A hit is confirmed by arithmetic where there is
+some (Luhn, mod 97, ranges). Patterns run in Arrow (RE2: no look-around, ASCII classes) over whole batches, and once
+more in Python over the few texts that they hit.
 """
 
 import ipaddress
