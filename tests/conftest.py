@@ -1,6 +1,7 @@
 """The smoke run that the end-to-end tests share: a copy of the project, run once per session by `dvc repro`."""
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true", "BENTOML_DO_NOT_TRACK": "True", "RAY_USAGE_STATS_ENABLED": "0",
     "OMP_WAIT_POLICY": "passive", "GX_ANALYTICS_ENABLED": "false", "MLFLOW_TRACKING_URI": "",
 }  # fmt: skip
+# A shell starts what it puts into the background with interrupts ignored, and children inherit that: processes that
+# the tests interrupt would run on. With a handler of our own they start with the default.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)
