@@ -251,13 +251,6 @@ def write_rows(path: Path, record: type[R], rows: Sequence[R], splits: Mapping[s
             writer.write_table(pa.table(columns, schema=schema))
 
 
-def read_rows(path: Path, record: type[R]) -> Iterable[R]:
-    """Yield the records of a parquet file, batch by batch; further columns are left out."""
-    for batch in iter_batches(path, record.schema.names):
-        for row in batch.to_pylist():
-            yield record(**row)
-
-
 def iter_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a parquet file as dicts, batch by batch, `split` included; all columns by default."""
     for batch in iter_batches(path, columns):

@@ -63,11 +63,6 @@ class PackedMatrix(Protocol):
     def data(self) -> npt.NDArray[np.uint8]: ...
 
 
-def matrix_names(model: Transformer) -> list[str]:
-    """Return the Hugging Face names of the matrices, which are what a block format stores."""
-    return [name for name, tensor in to_hf_state(model).items() if tensor.ndim == 2]
-
-
 def rename(hf_name: str) -> str:
     """Return GGUF's name of a tensor that has this name in a Hugging Face folder."""
     if hf_name in TOP_NAMES:

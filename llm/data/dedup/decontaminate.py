@@ -177,19 +177,3 @@ def describe_match(match: Match, text: str, index: EvaluationIndex, params: Deco
     passage = cut_words(text, match.start, match.num_words, params.max_passage_chars)
     share = match.matched_words / max(int(index.num_words[match.item]), 1)
     return Contamination(*index.items[match.item], match.matched_words, round(min(share, 1), 3), passage)
-
-
-def find_contaminated(
-    texts: pa.StringArray, index: EvaluationIndex, params: DecontaminateParams
-) -> list[Contamination | None]:
-    """Return for each text the passage of an evaluation item that it holds, None where it holds none.
-
-    For texts that fit in memory; a corpus goes through `find_hits` batch by batch, and one `HitLedger`.
-    """
-    ledger = HitLedger(index, params)
-    ledger.add(find_hits(texts, index), 0)
-    matches = ledger.find_matches(np.ones(len(texts), dtype=np.bool_))
-    return [
-        describe_match(matches[number], texts[number].as_py(), index, params) if number in matches else None
-        for number in range(len(texts))
-    ]

@@ -75,11 +75,6 @@ class EvaluationIndex:
     num_words: NDArray[np.int32]  # of each item
     grams: dict[int, GramTable]  # by length; an item that is shorter than ngram_words is one n-gram of its length
 
-    @property
-    def num_short(self) -> int:
-        """Return how many items are too short to be looked for."""
-        return int((self.num_words < min(self.grams, default=0)).sum())
-
 
 def build_index(texts: Iterable[EvaluationText], params: DecontaminateParams) -> EvaluationIndex:
     """Return the index of evaluation texts, read batch by batch; a text that came before is left out."""

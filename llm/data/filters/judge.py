@@ -32,11 +32,6 @@ class FilterParams(BaseParams):
     language: LanguageParams = Field(default_factory=LanguageParams, description="which languages are kept")
 
 
-def judge_text(text: str, params: FilterParams) -> Verdict:
-    """Return (reason, what was measured) for a text to reject, None for one to keep."""
-    return judge_texts(pa.array([text], pa.string()), params)[0]
-
-
 def judge_texts(texts: pa.StringArray, params: FilterParams) -> list[Verdict]:
     """Return for each text (reason, what was measured and the bound), None for one to keep.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data.filters.judge import FilterParams, judge_text
+from llm.data.filters.judge import FilterParams, judge_texts
 from llm.data.filters.simple import SimpleParams, measure_simple
 from llm.data.text.normalise import normalise_text
 
@@ -57,7 +57,7 @@ def test_normal_form_is_stable_and_nfc(text: str) -> None:
     ],
 )
 def test_filters(text: str, reason: str | None) -> None:
-    verdict = judge_text(text, FilterParams())
+    (verdict,) = judge_texts(pa.array([text], pa.string()), FilterParams())
     assert (verdict[0] if verdict else None) == reason
 
 

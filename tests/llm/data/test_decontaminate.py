@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm.data.dedup.decontaminate import HitLedger, find_contaminated, find_hits
-from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationText, build_index
+from llm.data.dedup.decontaminate import Contamination, HitLedger, describe_match, find_hits
+from llm.data.dedup.evaluation_index import DecontaminateParams, EvaluationIndex, EvaluationText, build_index
 from llm.data.dedup.ngrams import cut_words, hash_ngrams, hash_words, split_words
 
 PARAMS = DecontaminateParams()
@@ -36,6 +36,19 @@ def make_text(seed: int, num_words: int = 200) -> list[str]:
 def plant(passage: str, seed: int = 0) -> str:
     words = make_text(seed)
     return " ".join([*words[:100], passage, *words[100:]])
+
+
+def find_contaminated(
+    texts: pa.StringArray, index: EvaluationIndex, params: DecontaminateParams
+) -> list[Contamination | None]:
+    """What the clean stage does batch by batch, for texts that fit in one."""
+    ledger = HitLedger(index, params)
+    ledger.add(find_hits(texts, index), 0)
+    matches = ledger.find_matches(np.ones(len(texts), dtype=np.bool_))
+    return [
+        describe_match(matches[number], texts[number].as_py(), index, params) if number in matches else None
+        for number in range(len(texts))
+    ]
 
 
 def find(training: list[str], *evaluation: str, params: DecontaminateParams = PARAMS) -> list[str | None]:

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 
 from llm.config import ConfigError
 from llm.data.tokenizer import Tokenizer
-from llm.export.gguf import matrix_names, write_gguf
+from llm.export.gguf import write_gguf
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, score_torch
@@ -114,7 +114,7 @@ def test_untied_and_padded_vocabulary(model: Transformer, tokenizer: Tokenizer, 
     untied = Transformer(config)
     init_weights(untied, 3)
     write_gguf(tmp_path / "untied.gguf", untied, tokenizer, "f16")
-    assert "lm_head.weight" in matrix_names(untied)
+    assert "lm_head.weight" in to_hf_state(untied)
     windows = [[tokenizer.eos_id, *tokenizer.encode(HELD_OUT[0])]]
     sample = Sample(windows, 1, [(0, len(windows[0]))])
     logprobs, _ = score_torch(untied, sample)
