@@ -21,7 +21,7 @@ from llm.data.loader import Batch
 from llm.model.config import ModelConfig
 from llm.model.folder import save_model
 from llm.model.transformer import Transformer, init_weights
-from llm.train.loop import LocalEngine
+from llm.train.local import LocalEngine
 from llm.train.optimiser import Optimiser, OptimiserConfig
 
 # the shape of recipes/laptop.yaml
@@ -70,7 +70,7 @@ def make_steps(dtype: torch.dtype) -> dict[str, Callable[[Batch], float]]:
         optimiser.step(1.0)
         return float(loss.detach())
 
-    return {"gristmill": lambda batch: engine.step(batch, 1.0)[0], "transformers": step_theirs}
+    return {"gristmill": lambda batch: float(engine.step(batch, 1.0)["loss"]), "transformers": step_theirs}
 
 
 def main() -> None:

@@ -3,23 +3,29 @@
 A killed run continues from its last checkpoint and ends in the same bytes.
 """
 
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
 from llm.config import StageParams
 from llm.data.loader import WindowLoader
-from llm.data.shards import open_shard
+from llm.data.shards import Shard, open_shard
 from llm.data.tokenizer import Tokenizer
 from llm.model.config import ModelConfig
 from llm.model.folder import save_model
 from llm.model.transformer import Transformer, init_weights
-from llm.train.loop import LocalEngine, TrainConfig, train
+from llm.train.local import LocalEngine, TrainConfig
+from llm.train.loop import finish, train
+from llm.train.meter import Meter
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
 
 
 class Params(TrainConfig, StageParams):
+    # a longer run goes on from a shorter one's stable phase
+    RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes"})
+
     hidden_size: int = Field(ge=32, multiple_of=32, description="width of the residual stream")
     num_layers: int = Field(ge=1, le=256)
     num_heads: int = Field(ge=1, description="query heads")
@@ -32,6 +38,7 @@ class Params(TrainConfig, StageParams):
     workers: int = Field(1, ge=1, description="processes of the ray launcher")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage of the ray launcher")
     compile: bool = Field(False, description="torch.compile: about 25 s of start-up; other weights than eager")
+    confine_attention: bool = Field(False, description="tokens see their own document only, not the window before it")
 
     def shape(self, vocab_size: int) -> ModelConfig:
         """Return the model's shape for a tokenizer of `vocab_size`."""
@@ -43,7 +50,8 @@ class Params(TrainConfig, StageParams):
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/tokenizer"])
     shard = open_shard(paths.deps["data/tokens"], "train")
-    loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed)
+    segments_of = shard.segments if params.confine_attention else None
+    loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed, segments_of)
     model = Transformer(params.shape(tokenizer.vocab_size))
     init_weights(model, params.base.seed)
     if params.launcher == "ray":
@@ -51,10 +59,13 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
 
         trained = train_with_ray(model, loader, params, params.base, paths.scratch, params.workers, params.zero_stage)
     else:
-        model.to(params.base.torch_dtype)
+        model.to(params.base.torch_device, params.base.torch_dtype)
         engine = LocalEngine(model, params, compile=params.compile)
-        trained = train(engine, model, loader.batch, params, params.base, paths.scratch)
+        meter = Meter(params.steps, params.base, model, params.batch_size * params.context)
+        documents = partial(name_documents, shard, loader)
+        trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, documents)
         engine.restore_masters()
+        finish(params, paths.scratch)
     save_model(model, paths.outs["models/base"])
     tokenizer.save(paths.outs["models/base"])
     write_trace(paths.outs["models/base"], trained.trace)
@@ -67,6 +78,11 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         "epochs": round(seen / len(shard.tokens), 3),
         "final_loss": trained.trace[-1]["loss"],
     }
+
+
+def name_documents(shard: Shard, loader: WindowLoader, step: int) -> list[str]:
+    """Return the ids of the documents that a step reads."""
+    return [one for span in loader.spans(step) for one in shard.documents(*span)]
 
 
 if __name__ == "__main__":

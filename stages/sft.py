@@ -15,7 +15,9 @@ from llm.data.chat_shards import open_chats
 from llm.data.loader import ConversationLoader, pad_batch
 from llm.data.tokenizer import Tokenizer
 from llm.model.folder import load_model, save_model
-from llm.train.loop import LocalEngine, TrainConfig, evaluate_loss, train
+from llm.train.local import LocalEngine, TrainConfig, evaluate_loss
+from llm.train.loop import train
+from llm.train.meter import Meter
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
 
@@ -27,14 +29,19 @@ class Params(TrainConfig, StageParams):
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/base"])
-    rows, too_long = read_conversations(paths.deps["data/chats"], params)
+    rows, names, too_long = read_conversations(paths.deps["data/chats"], params)
     require(bool(rows["train"]), "data/clean holds no conversations: add chat data to ingest.sources")
     loader = ConversationLoader(rows["train"], params.batch_size, params.base.seed, tokenizer.eos_id)
-    model = load_model(paths.deps["models/base"], params.base.torch_dtype)
+    model = load_model(paths.deps["models/base"], params.base.torch_dtype).to(params.base.torch_device)
     held_out = [pad_batch(rows["val"][i : i + 32], tokenizer.eos_id) for i in range(0, min(512, len(rows["val"])), 32)]
     before = evaluate_loss(model, held_out)
     engine = LocalEngine(model, params)
-    trained = train(engine, model, loader.batch, params, params.base, paths.scratch)
+    meter = Meter(params.steps, params.base, model, sum(loader.lengths) / len(loader.lengths) * params.batch_size)
+
+    def name_conversations(step: int) -> list[str]:
+        return [names[i] for i in loader.chosen(step)]
+
+    trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, name_conversations)
     after = evaluate_loss(model, held_out)
     engine.restore_masters()
     save_model(model, paths.outs["models/sft"])
@@ -49,9 +56,12 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     }
 
 
-def read_conversations(folder: Path, params: Params) -> tuple[dict[str, list[tuple[list[int], list[int]]]], int]:
-    """Return the (ids, mask) of each split's conversations that fit, and how many do not."""
+def read_conversations(
+    folder: Path, params: Params
+) -> tuple[dict[str, list[tuple[list[int], list[int]]]], list[str], int]:
+    """Return each split's (ids, mask) of conversations that fit, the ids of train's, and how many do not fit."""
     rows: dict[str, list[tuple[list[int], list[int]]]] = {}
+    names: list[str] = []
     too_long = 0
     for split in ("train", "val"):
         chats = open_chats(folder, split)
@@ -59,9 +69,11 @@ def read_conversations(folder: Path, params: Params) -> tuple[dict[str, list[tup
         for i, (kind, length) in enumerate(zip(chats.kinds, np.diff(chats.shard.offsets), strict=True)):
             if length > params.max_len_tokens:
                 too_long += 1
-            else:
-                rows[split] += [chats.row(i)] * (params.repeat.get(kind, 1) if split == "train" else 1)
-    return rows, too_long
+                continue
+            copies = params.repeat.get(kind, 1) if split == "train" else 1
+            rows[split] += [chats.row(i)] * copies
+            names += [chats.shard.ids[i].decode()] * copies if split == "train" else []
+    return rows, names, too_long
 
 
 if __name__ == "__main__":

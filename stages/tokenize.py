@@ -39,12 +39,14 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer.save(paths.outs["models/tokenizer"])
     counts, chats = {}, {}
     for split in SPLITS:
-        texts = (row["text"] for row in iter_split(documents, split, ["text"]))
-        counts[split] = write_shard(paths.outs["data/tokens"], split, track(texts, f"tokenize {split}"), tokenizer)
+        rows = track(iter_split(documents, split, ["id", "text"]), f"tokenize {split}")
+        counts[split] = write_shard(
+            paths.outs["data/tokens"], split, ((row["id"], row["text"]) for row in rows), tokenizer
+        )
         require(counts[split]["tokens"] > 0, f"data/clean holds no {split} text: add sources or change clean.holdout")
         # A folder of its own: pretrain must not run again because a conversation changed.
         chats[split] = write_chats(
-            paths.outs["data/chats"], split, iter_split(talks, split, ["kind", "messages"]), tokenizer
+            paths.outs["data/chats"], split, iter_split(talks, split, ["id", "kind", "messages"]), tokenizer
         )
     totals = {source: sum(size for (name, _), size in sizes.items() if name == source) for source, _ in sizes}
     sample = sample_sources(documents, totals, params.fertility_bytes)

@@ -39,13 +39,15 @@ class Chats:
 def write_chats(
     folder: Path, split: str, conversations: Iterable[Mapping[str, Any]], tokenizer: Tokenizer
 ) -> dict[str, int]:
-    """Write a split's `.bin`, `_mask.bin`, `_index.npy`, `_kinds.npy` and its entry of meta.json; return its counts.
+    """Write a split's `.bin`, `_mask.bin`, `_index.npy`, `_ids.npy`, `_kinds.npy` and its entry of meta.json.
 
-    Args:    conversations: rows with `kind` and `messages`.
+    Args:    conversations: rows with `id`, `kind` and `messages`.
+    Returns: its counts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     dtype = token_dtype(tokenizer)
     offsets, kinds, codes, learned = array("q", [0]), dict[str, int](), array("i"), 0
+    ids_written: list[bytes] = []
     with (folder / f"{split}.bin").open("wb") as stream, (folder / f"{split}_mask.bin").open("wb") as mask_stream:
         for batch in batch_items(conversations, lambda row: sum(len(one["content"]) for one in row["messages"])):
             for row, (ids, mask) in zip(
@@ -53,10 +55,12 @@ def write_chats(
             ):
                 stream.write(np.array(ids, dtype=dtype).tobytes())
                 mask_stream.write(bytes(mask))
+                ids_written.append(row["id"].encode())
                 offsets.append(offsets[-1] + len(ids))
                 codes.append(kinds.setdefault(row["kind"], len(kinds)))
                 learned += sum(mask)
     np.save(folder / f"{split}_index.npy", np.array(offsets, dtype=np.int64))
+    np.save(folder / f"{split}_ids.npy", np.array(ids_written, dtype=np.bytes_))
     np.save(folder / f"{split}_kinds.npy", np.array(codes, dtype=np.int32))
     counts = {"conversations": len(codes), "tokens": offsets[-1], "learned": learned}
     write_meta(folder, tokenizer, split, {**counts, "kinds": list(kinds)})

@@ -1,9 +1,10 @@
 """Batches as a pure function of (seed, step): resume needs a step number and nothing else."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -13,20 +14,60 @@ from torch import Tensor
 from llm.config import require
 
 IGNORE = -100
+T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """tokens_BT int64, targets_BT int64 with IGNORE (-100) where nothing is learned."""
+    """tokens_BT int64, targets_BT int64 with IGNORE (-100) where nothing is learned.
+
+    segments_BT: int64 numbers of the documents of a window, where attention is confined to documents; else None.
+    """
 
     tokens: Tensor
     targets: Tensor
+    segments: Tensor | None = None
+
+    def split(self, rows: int) -> Iterator["Batch"]:
+        """Yield the batch in parts of at most `rows` rows."""
+        for start in range(0, len(self.tokens), rows):
+            yield Batch(*(None if part is None else part[start : start + rows] for part in self))  # type: ignore[arg-type]
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device; from pinned memory the host does not wait."""
+        return Batch(*(None if part is None else part.to(device, non_blocking=True) for part in self))  # type: ignore[arg-type]
+
+    def pin(self) -> "Batch":
+        """Return the batch in pinned memory, from which a GPU copies by itself."""
+        return Batch(*(None if part is None else part.pin_memory() for part in self))  # type: ignore[arg-type]
+
+
+def prefetch(batch_of: Callable[[int], T], first: int, last: int) -> Iterator[tuple[int, T]]:
+    """Yield (step, batch); the next batch is read while the caller computes on this one."""
+    with ThreadPoolExecutor(1, "loader") as pool:
+        coming = pool.submit(batch_of, first) if first < last else None
+        for step in range(first, last):
+            assert coming is not None
+            batch = coming.result()
+            coming = pool.submit(batch_of, step + 1) if step + 1 < last else None
+            yield step, batch
 
 
 class WindowLoader:
-    """Windows of `context` tokens of one flat shard; each epoch visits every window once, in a new order."""
+    """Windows of `context` tokens of one flat shard; each epoch visits every window once, in a new order.
 
-    def __init__(self, tokens: NDArray[np.unsignedinteger], context: int, batch_size: int, seed: int):
+    `segments_of(start, stop)` numbers the documents of a window (`Shard.segments`), to confine attention to them.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[np.unsignedinteger],
+        context: int,
+        batch_size: int,
+        seed: int,
+        segments_of: Callable[[int, int], NDArray[np.int64]] | None = None,
+    ):
         self.tokens, self.context, self.batch_size, self.seed = tokens, context, batch_size, seed
+        self.segments_of = segments_of
         self.num_windows = (len(tokens) - 1) // context
         require(
             self.num_windows >= 1,
@@ -36,15 +77,21 @@ class WindowLoader:
 
     def batch(self, step: int) -> Batch:
         """Return the global batch of a step."""
-        first = step * self.batch_size
-        rows = [self._window(first + row) for row in range(self.batch_size)]
-        block = torch.from_numpy(np.stack(rows).astype(np.int64))
-        return Batch(block[:, :-1], block[:, 1:])
+        spans = self.spans(step)
+        block = torch.from_numpy(np.stack([self.tokens[start : stop + 1] for start, stop in spans]).astype(np.int64))
+        segments = None
+        if self.segments_of is not None:
+            segments = torch.from_numpy(np.stack([self.segments_of(*span) for span in spans]))
+        return Batch(block[:, :-1], block[:, 1:], segments)
 
-    def _window(self, position: int) -> NDArray[np.unsignedinteger]:
+    def spans(self, step: int) -> list[tuple[int, int]]:
+        """Return where in the shard the windows of a step begin and end; each learns one token more."""
+        starts = [self._start(step * self.batch_size + row) for row in range(self.batch_size)]
+        return [(start, start + self.context) for start in starts]
+
+    def _start(self, position: int) -> int:
         epoch, place = divmod(position, self.num_windows)
-        start = int(epoch_order(self.num_windows, self.seed, epoch)[place]) * self.context
-        return self.tokens[start : start + self.context + 1]
+        return int(epoch_order(self.num_windows, self.seed, epoch)[place]) * self.context
 
 
 class ConversationLoader:
@@ -56,12 +103,16 @@ class ConversationLoader:
         require(len(rows) >= batch_size, f"{len(rows)} conversations are fewer than sft.batch_size={batch_size}")
         self.rows, self.batch_size, self.seed, self.pad_id = rows, batch_size, seed, pad_id
         self.batches_per_epoch = len(rows) // batch_size
+        self.lengths = tuple(len(ids) for ids, _ in rows)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
+        return pad_batch([self.rows[i] for i in self.chosen(step)], self.pad_id)
+
+    def chosen(self, step: int) -> list[int]:
+        """Return the numbers of the rows of a step."""
         epoch, place = divmod(step, self.batches_per_epoch)
-        chosen = _length_grouped(tuple(len(ids) for ids, _ in self.rows), self.batch_size, self.seed, epoch)[place]
-        return pad_batch([self.rows[i] for i in chosen], self.pad_id)
+        return _length_grouped(self.lengths, self.batch_size, self.seed, epoch)[place]
 
 
 def pad_batch(rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> Batch:

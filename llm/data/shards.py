@@ -31,6 +31,12 @@ class Shard:
 
     tokens: NDArray[np.unsignedinteger]
     offsets: NDArray[np.int64]
+    ids: NDArray[np.bytes_]  # of each document
+
+    def documents(self, start: int, stop: int) -> list[str]:
+        """Return the ids of the documents that `tokens[start:stop]` holds, in their order."""
+        first, last = np.searchsorted(self.offsets, [start, stop - 1], side="right")
+        return [one.decode() for one in self.ids[first - 1 : last]]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -50,13 +56,20 @@ class Shard:
         return np.flatnonzero(np.diff(self.segments(start, stop), prepend=-1)).astype(np.int64)
 
 
-def write_shard(folder: Path, split: str, texts: Iterable[str], tokenizer: Tokenizer) -> dict[str, int]:
-    """Write `<split>.bin`, `<split>_index.npy` and the split's entry of meta.json; return its counts."""
+def write_shard(folder: Path, split: str, documents: Iterable[tuple[str, str]], tokenizer: Tokenizer) -> dict[str, int]:
+    """Write a split's (id, text) as `.bin`, `_index.npy`, `_ids.npy` and its entry of meta.json; return its counts."""
     folder.mkdir(parents=True, exist_ok=True)
     dtype = token_dtype(tokenizer)
     offsets, total, num_bytes = array("q", [0]), 0, 0
+    ids_written: list[bytes] = []
+
+    def texts() -> Iterator[str]:
+        for one, text in documents:
+            ids_written.append(one.encode())
+            yield text
+
     with (folder / f"{split}.bin").open("wb") as stream:
-        for batch in batch_items(cut_texts(texts, BATCH_CHARS), lambda piece: len(piece[0])):
+        for batch in batch_items(cut_texts(texts(), BATCH_CHARS), lambda piece: len(piece[0])):
             num_bytes += sum(len(piece.encode()) for piece, _ in batch)
             for ids, (_, last) in zip(tokenizer.encode_batch([piece for piece, _ in batch]), batch, strict=True):
                 row = [*ids, tokenizer.eos_id] if last else ids
@@ -65,6 +78,7 @@ def write_shard(folder: Path, split: str, texts: Iterable[str], tokenizer: Token
                 if last:
                     offsets.append(total)
     np.save(folder / f"{split}_index.npy", np.array(offsets, dtype=np.int64))
+    np.save(folder / f"{split}_ids.npy", np.array(ids_written, dtype=np.bytes_))
     counts = {"documents": len(offsets) - 1, "tokens": total, "bytes": num_bytes}
     write_meta(folder, tokenizer, split, counts)
     return counts
@@ -73,7 +87,8 @@ def write_shard(folder: Path, split: str, texts: Iterable[str], tokenizer: Token
 def open_shard(folder: Path, split: str) -> Shard:
     """Return a split, memory-mapped."""
     meta = json.loads((folder / "meta.json").read_text())
-    return Shard(map_numbers(folder / f"{split}.bin", meta["dtype"]), np.load(folder / f"{split}_index.npy"))
+    ids = np.load(folder / f"{split}_ids.npy")
+    return Shard(map_numbers(folder / f"{split}.bin", meta["dtype"]), np.load(folder / f"{split}_index.npy"), ids)
 
 
 def token_dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger]:

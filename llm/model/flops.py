@@ -20,12 +20,16 @@ def flops_per_token(config: ModelConfig) -> float:
     return 6.0 * weights + 6.0 * config.num_layers * query * config.context
 
 
-def measure_ceiling(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
+def measure_ceiling(dtype: torch.dtype, repeats: int = 5, device: torch.device | None = None) -> float:
     """Return the best FLOP/s of a square matrix product in `dtype`."""
-    left = torch.ones(size, size, dtype=dtype)
+    on_gpu = device is not None and device.type == "cuda"
+    size = 8192 if on_gpu else 1024  # a GPU needs larger ones to be busy
+    left = torch.ones(size, size, dtype=dtype, device=device)
     best = float("inf")
     for _ in range(repeats):
         started = time.perf_counter()
         left @ left
+        if on_gpu:
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best

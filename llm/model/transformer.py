@@ -139,6 +139,7 @@ class Transformer(nn.Module):
         cache: KVCache | None = None,
         positions_BT: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        segments_BT: Tensor | None = None,
     ) -> Tensor:
         """Return hidden states after the final norm.
 
@@ -153,6 +154,10 @@ class Transformer(nn.Module):
             positions_BT = torch.arange(start, start + T, device=tokens_BT.device).unsqueeze(0)
         rope = self._angles(positions_BT)
         mask = self._mask(T, start, attention_mask, tokens_BT.device)
+        if segments_BT is not None:
+            assert mask is None, "documents are packed for training, not for decoding"
+            same = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+            mask = same & torch.ones(T, T, dtype=torch.bool, device=tokens_BT.device).tril()
         x = self.embedding(tokens_BT)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, cache, layer)

@@ -176,7 +176,8 @@ class Trainer:
         self.optimiser.step(scale)
 
     def _lr_scale(self, step: int) -> float:
-        return lr_scale(step, self.config.steps, ScheduleConfig(warmup=0.05, decay=0.5))
+        steps = self.config.steps
+        return lr_scale(step, steps, ScheduleConfig(warmup_steps=round(0.05 * steps), decay=0.5))
 
 
 class Optimised(NamedTuple):

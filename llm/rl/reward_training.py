@@ -3,33 +3,33 @@
 Shape suffixes: N pairs; the model sees 2 N rows, the chosen answers first; H heads.
 """
 
-import logging
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from llm.config import BaseParams
+from llm.config import Base
 from llm.infer.score import pad_right
 from llm.rl.losses import compute_bradley_terry_loss, compute_cost_loss
-from llm.rl.optimiser import Optimiser
 from llm.rl.pairs import Pair
 from llm.rl.precision import compute_in
 from llm.rl.reward_model import HEADS, RewardModel
-from llm.train.schedule import ScheduleConfig, lr_scale
+from llm.train.checkpoint import load_checkpoint, save_checkpoint
+from llm.train.loop import LoopConfig, Trace, train
+from llm.train.optimiser import Optimiser, OptimiserConfig
 
-log = logging.getLogger(__name__)
-LOG_SECONDS = 5.0
 
-
-class RewardConfig(BaseParams):
-    """How a reward model is trained."""
+class RewardConfig(LoopConfig):
+    """How a reward model is trained: AdamW at one rate on trunk and heads."""
 
     steps: int = Field(90, ge=1, le=10**6, description="optimiser steps")
     batch_pairs: int = Field(16, ge=1, le=1 << 14, description="pairs per step")
     lr: float = Field(5e-4, gt=0, le=0.1, description="peak learning rate (AdamW), trunk and heads")
+    warmup_steps: int = Field(9, ge=0, le=10**6, description="steps that raise the rate linearly")
+    decay: float = Field(0.9, ge=0, le=1, description="share of the steps that lower it linearly towards zero")
     cost_weight: float = Field(0.5, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
     shares: dict[str, PositiveFloat] = Field(
         {"principle": 0.75},
@@ -38,36 +38,53 @@ class RewardConfig(BaseParams):
     log_every: int = Field(5, ge=1, description="steps between points of the learning curve")
 
 
-def train_reward_model(
-    model: RewardModel,
-    batches: Sequence[Sequence[Pair]],
-    config: RewardConfig,
-    dtype: torch.dtype,
-    on_log: Callable[[dict[str, float]], None] | None = None,
-) -> list[dict[str, float]]:
-    """Take one step per batch and return the learning curve: {step, loss, accuracy}, means since the last point."""
-    optimiser = Optimiser(model, config.lr)
-    schedule = ScheduleConfig(warmup=0.1, decay=0.9)
-    trace: list[dict[str, float]] = []
-    recent: list[tuple[float, float]] = []
-    last_log = time.monotonic()
-    for step, pairs in enumerate(batches):
-        with compute_in(dtype, model.weight_HD.device):
-            loss, accuracy = compute_loss(model, pairs, config.cost_weight)
+class RewardEngine:
+    """One process; loss and accuracy of a point are means since the point before."""
+
+    def __init__(self, model: RewardModel, config: RewardConfig, dtype: torch.dtype):
+        self.model, self.config, self.dtype = model, config, dtype
+        one_rate = OptimiserConfig(optimiser="adamw", lr=config.lr, embedding_lr=config.lr, weight_decay=0.0)
+        self.optimiser = Optimiser(model, one_rate)
+        self.recent: list[tuple[float, float]] = []
+
+    def step(self, batch: Sequence[Pair], lr_scale: float) -> dict[str, Tensor | float]:
+        if len(self.recent) == self.config.log_every:
+            self.recent = []
+        with compute_in(self.dtype, self.model.weight_HD.device):
+            loss, accuracy = compute_loss(self.model, batch, self.config.cost_weight)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step(lr_scale(step, len(batches), schedule))
-        recent.append((float(loss.detach()), accuracy))
-        if (step + 1) % config.log_every == 0 or step + 1 == len(batches):
-            mean_loss, mean_accuracy = (sum(values) / len(recent) for values in zip(*recent, strict=True))
-            trace.append({"step": step + 1, "loss": round(mean_loss, 5), "accuracy": round(mean_accuracy, 4)})
-            recent = []
-            if on_log is not None:
-                on_log(trace[-1])
-        if trace and (time.monotonic() - last_log > LOG_SECONDS or step + 1 == len(batches)):
-            last_log = time.monotonic()
-            log.info("step %d/%d | loss %.3f | accuracy %.2f", step + 1, len(batches), *list(trace[-1].values())[1:])
+        grad = self.optimiser.step(lr_scale, loss.detach())
+        self.recent.append((float(loss.detach()), accuracy))
+        mean_loss, mean_accuracy = (sum(values) / len(self.recent) for values in zip(*self.recent, strict=True))
+        return {"loss": mean_loss, "accuracy": mean_accuracy, "grad": grad}
+
+    def save(self, folder: Path, step: int, extra: dict[str, Any], keep: int) -> None:
+        save_checkpoint(folder, step, self.optimiser.state(), {**extra, "recent": self.recent}, keep)
+
+    def load(self, folder: Path, fits: Callable[[int, dict[str, Any]], bool]) -> tuple[int, dict[str, Any]] | None:
+        if (found := load_checkpoint(folder, fits)) is None:
+            return None
+        step, state, extra = found
+        self.optimiser.load(state)
+        self.recent = [(loss, accuracy) for loss, accuracy in extra["recent"]]
+        return step, extra
+
+    def agree(self, wish: bool) -> bool:
+        return wish
+
+
+def train_reward_model(
+    model: RewardModel, batches: Sequence[Sequence[Pair]], config: RewardConfig, base: Base, scratch: Path | None
+) -> Trace:
+    """Take one step per batch, or go on from a checkpoint in `scratch`; return the learning curve."""
+    engine = RewardEngine(model, config, base.torch_dtype)
+
+    def name_pairs(step: int) -> list[str]:
+        return [pair.id for pair in batches[step]]
+
+    trained = train(engine, batches.__getitem__, config, base, scratch, documents_of=name_pairs)
     centre_reward(model, [pair for pairs in batches[-16:] for pair in pairs])
-    return trace
+    return trained.trace
 
 
 def compute_loss(model: RewardModel, pairs: Sequence[Pair], cost_weight: float) -> tuple[Tensor, float]:

@@ -1,88 +1,61 @@
 """The training loop: batches in, trained weights out, and nothing lost when it is killed.
 
 Data order and learning rate are functions of the step, and a checkpoint holds the fp32 weights and the
-optimiser's state: a resumed run takes the same steps and ends in the same bytes as an uninterrupted one.
+optimiser's state: a resumed run takes the same steps and ends in the same bytes as an uninterrupted one. A longer
+run goes on from the stable phase of a shorter one, and ends in the bytes of a fresh run of its length.
 """
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from llm.config import Base, ConfigError
-from llm.data.loader import IGNORE, Batch
-from llm.model.flops import flops_per_token, measure_ceiling
-from llm.model.transformer import Transformer
-from llm.train.checkpoint import load_checkpoint, save_checkpoint
-from llm.train.loss import next_token_loss
-from llm.train.optimiser import Optimiser, OptimiserConfig
-from llm.train.schedule import ScheduleConfig, lr_scale
+from llm.data.loader import prefetch
+from llm.train.checkpoint import keep_only
+from llm.train.meter import Meter, profile_steps
+from llm.train.optimiser import NonFiniteError
+from llm.train.schedule import ScheduleConfig, count_stable_steps, is_prefix, lr_scale
+from llm.train.stop import listen_for_stop
 
 log = logging.getLogger(__name__)
-LOG_SECONDS = 5.0
 Trace = list[dict[str, float]]
+B = TypeVar("B", contravariant=True)
 
 
-class TrainConfig(OptimiserConfig, ScheduleConfig):
-    """What both training stages share."""
+class LoopConfig(ScheduleConfig):
+    """What every training stage shares."""
 
-    steps: int = Field(ge=1, le=10**8, description="optimiser steps")
-    batch_size: int = Field(ge=1, le=1 << 16, description="sequences per step, over all workers")
-    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints in .scratch")
+    steps: int = Field(ge=0, le=10**8, description="optimiser steps")
+    lr: float = Field(0.01, gt=0, le=1, description="peak learning rate")
     log_every: int = Field(10, ge=1, description="steps between points of the learning curve")
+    checkpoint_every: int = Field(50, ge=1, description="most steps between checkpoints in .scratch")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="most minutes between checkpoints in .scratch")
 
 
-class Engine(Protocol):
-    """Turns a batch into one optimiser step; local, or DeepSpeed over several workers."""
+class Engine(Protocol[B]):
+    """Turns a batch into one optimiser step; local, or over several workers."""
 
-    def step(self, batch: Batch, lr_scale: float) -> tuple[float, float]:
-        """Return (loss in nats, gradient norm)."""
+    def step(self, batch: B, lr_scale: float) -> Mapping[str, Tensor | float]:
+        """Return `loss` [nats], `grad` (norm) and what else the curve shows.
 
-    def save(self, folder: Path, step: int, trace: Trace) -> None:
-        """Write a checkpoint that a resumed run can start from."""
+        Raises NonFiniteError before any weight changes.
+        """
 
-    def load(self, folder: Path) -> tuple[int, Trace] | None:
-        """Take over the newest intact checkpoint; return its step and learning curve, or None."""
+    def save(self, folder: Path, step: int, extra: dict[str, Any], keep: int) -> None:
+        """Write a checkpoint that a resumed run can start from; drop old ones, but not that of step `keep`."""
 
+    def load(self, folder: Path, fits: Callable[[int, dict[str, Any]], bool]) -> tuple[int, dict[str, Any]] | None:
+        """Take over the newest intact checkpoint that fits; return its step and `extra`, or None."""
 
-class LocalEngine:
-    """One process: forward and backward in base.dtype, the step in fp32."""
-
-    def __init__(self, model: Transformer, config: OptimiserConfig, compile: bool = False):
-        self.model = model
-        self.optimiser = Optimiser(model, config)
-        if compile:  # compiled sums repeat over two threads only under deterministic algorithms
-            torch.use_deterministic_algorithms(True)
-            self.model.compile()
-
-    def step(self, batch: Batch, lr_scale: float) -> tuple[float, float]:
-        loss = model_loss(self.model, batch)
-        value = float(loss.detach())
-        check_finite(value)
-        loss.backward()
-        return value, self.optimiser.step(lr_scale)
-
-    def save(self, folder: Path, step: int, trace: Trace) -> None:
-        save_checkpoint(folder, step, self.optimiser.state(), {"trace": trace})
-
-    def load(self, folder: Path) -> tuple[int, Trace] | None:
-        if (found := load_checkpoint(folder)) is None:
-            return None
-        step, state, extra = found
-        self.optimiser.load(state)
-        return step, extra["trace"]
-
-    def restore_masters(self) -> None:
-        """Turn the model into fp32 with the master weights, for saving."""
-        self.model.float()
-        with torch.no_grad():
-            for parameter, master in zip(self.model.parameters(), self.optimiser.masters, strict=True):
-                parameter.copy_(master)
+    def agree(self, wish: bool) -> bool:
+        """Return whether any worker wishes so; the same answer everywhere."""
 
 
 class Trained(NamedTuple):
@@ -93,93 +66,96 @@ class Trained(NamedTuple):
 
 
 def train(
-    engine: Engine,
-    model: Transformer,
-    batch_of: Callable[[int], Batch],
-    config: TrainConfig,
+    engine: Engine[B],
+    batch_of: Callable[[int], B],
+    config: LoopConfig,
     base: Base,
     scratch: Path | None,
+    meter: Meter | None = None,
+    documents_of: Callable[[int], Sequence[str]] = lambda step: (),
     on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> Trained:
     """Run or resume `config.steps` steps.
 
     Args:    batch_of: the batch of a step, a pure function.  scratch: where checkpoints live; None keeps none.
+             meter: rates for the log lines.  documents_of: ids of what a step reads, for the error that stops there.
              on_log: told of each point of the learning curve.
     Returns: the whole learning curve, also what earlier processes took part in.
+    Raises:  ConfigError: a loss or gradient that is no number, or too little memory.  SystemExit: after SIGTERM,
+             when the step has ended and a checkpoint is written; KeyboardInterrupt likewise.
     """
-    first, trace = 0, Trace()
-    if scratch is not None and (found := engine.load(scratch)) is not None:
-        first, trace = found
-        log.info("resumed at step %d", first)
-    meter = Meter(model, config, base, first)
-    for step in range(first, config.steps):
-        batch = batch_of(step)
-        loss, grad = engine.step(batch, scale := lr_scale(step, config.steps, config))
-        point = {"step": step + 1, "loss": round(loss, 5), "lr": config.lr * scale, "grad": round(grad, 5)}
-        meter.tick(point, int(batch.tokens.numel()))
-        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
-            trace.append(point)
-            if on_log is not None:
-                on_log(point)
-        if scratch is not None and (step + 1) % config.checkpoint_every == 0 and step + 1 < config.steps:
-            engine.save(scratch, step + 1, trace)
+    first, trace = resume(engine, config, scratch)
+    branch = count_stable_steps(config.steps, config)
+    meter = meter or Meter(config.steps, base)
+    meter.start(first)
+    saved_at = time.monotonic()
+    with listen_for_stop() as stop, profile_steps(first, scratch) as next_step:
+        for step, batch in prefetch(batch_of, first, config.steps):
+            with explained(step, documents_of):
+                values = engine.step(batch, scale := lr_scale(step, config.steps, config))
+            done, lr = step + 1, config.lr * scale
+            meter.tick(done, lr, values)
+            if done % config.log_every == 0 or done == config.steps:
+                rounded = {name: round(float(value), 5) for name, value in values.items()}
+                trace.append({"step": done, "lr": lr, **rounded})
+                if on_log is not None:
+                    on_log(trace[-1])
+            due = done % config.checkpoint_every == 0 or done in (branch, config.steps) or bool(stop)
+            due = due or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+            if scratch is not None and engine.agree(due):
+                engine.save(scratch, done, {"trace": trace, "schedule": describe_schedule(config)}, branch)
+                saved_at = time.monotonic()
+            if stop:
+                raise stop.exception()
+            next_step()
     return Trained(trace, meter.cost())
 
 
-def model_loss(model: Transformer, batch: Batch) -> Tensor:
-    """Return the mean next-token loss of a batch."""
-    head = model.embedding if model.head is None else model.head
-    return next_token_loss(model(batch.tokens), head.weight, batch.targets)
+def resume(engine: Engine[B], config: LoopConfig, scratch: Path | None) -> tuple[int, Trace]:
+    """Return the step and learning curve to go on from.
+
+    A checkpoint fits when the rates of its steps are those of this run: one from the decay of a shorter run does not.
+    """
+
+    def fits(step: int, extra: dict[str, Any]) -> bool:
+        then = LoopConfig.model_validate(extra["schedule"])
+        return step <= config.steps and is_prefix(step, (then.steps, then), (config.steps, config))
+
+    if scratch is None or (found := engine.load(scratch, fits)) is None:
+        return 0, []
+    step, extra = found
+    length = extra["schedule"]["steps"]
+    log.info("resumed at step %d%s", step, "" if length == config.steps else f" of a run of {length} steps")
+    return step, extra["trace"]
 
 
-@torch.no_grad()
-def evaluate_loss(model: Transformer, batches: Sequence[Batch]) -> float | None:
-    """Return the mean loss in nats per learned token, or None without batches."""
-    total = count = 0.0
-    for batch in batches:
-        learned = float((batch.targets != IGNORE).sum())
-        total += float(model_loss(model, batch)) * learned
-        count += learned
-    return round(total / count, 5) if count else None
+def describe_schedule(config: LoopConfig) -> dict[str, float]:
+    """Return what the rates of a run depend on."""
+    return {"steps": config.steps, "warmup_steps": config.warmup_steps, "decay": config.decay}
 
 
-def check_finite(loss: float) -> None:
-    """Raise before the optimiser step when the loss is no number."""
-    if not torch.isfinite(torch.tensor(loss)):
-        raise ConfigError(f"the loss is {loss}: lower lr, or use base.dtype: fp32. The last checkpoint is kept")
+def finish(config: LoopConfig, scratch: Path) -> None:
+    """Keep of a run that has ended what a longer one can go on from: its last checkpoint before the decay."""
+    keep_only(scratch, count_stable_steps(config.steps, config))
 
 
-class Meter:
-    """Progress lines, and tokens per second, MFU and ETA for them."""
+@contextmanager
+def explained(step: int, documents_of: Callable[[int], Sequence[str]]) -> Iterator[None]:
+    """Turn the faults of a step into errors that say what to do."""
+    try:
+        yield
+    except NonFiniteError as error:
+        documents = ", ".join(dict.fromkeys(documents_of(step)))
+        raise NonFiniteError(f"step {step + 1}: {error}. Its documents: {documents or 'not known'}") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ConfigError(
+            f"step {step + 1} does not fit into memory: lower pretrain.micro_batch (rows per pass; the same step in "
+            f"more passes), set pretrain.checkpoint_activations: true, or lower pretrain.context ({error})"
+        ) from error
 
-    def __init__(self, model: Transformer, config: TrainConfig, base: Base, first: int):
-        self.steps, self.first = config.steps, first
-        self.flops_per_token = flops_per_token(model.config)
-        self.ceiling = measure_ceiling(base.torch_dtype)
-        self.started = self.last = time.monotonic()
-        self.tokens = 0
-        log.info(
-            "%.2fM parameters, %d steps; matrix products reach %.0f GFLOP/s in %s",
-            sum(p.numel() for p in model.parameters()) / 1e6, config.steps, self.ceiling / 1e9, base.dtype,
-        )  # fmt: skip
 
-    def tick(self, point: dict[str, Any], tokens: int) -> None:
-        """Count a step and log a line every few seconds."""
-        self.tokens += tokens
-        now = time.monotonic()
-        if now - self.last < LOG_SECONDS and point["step"] not in (self.first + 1, self.steps):
-            return
-        self.last = now
-        rate = self.tokens / (now - self.started)
-        left = (self.steps - point["step"]) * (now - self.started) / (point["step"] - self.first)
-        log.info(
-            "step %d/%d | loss %.3f | lr %.1e | grad %.2f | %.1fk tok/s | mfu %.0f%% | eta %02d:%02d",
-            point["step"], self.steps, point["loss"], point["lr"], point["grad"], rate / 1e3,
-            100 * rate * self.flops_per_token / self.ceiling, left // 60, left % 60,
-        )  # fmt: skip
-
-    def cost(self) -> dict[str, float]:
-        """Return rates of this process for reports/runs."""
-        rate = self.tokens / max(time.monotonic() - self.started, 1e-9)
-        mfu = rate * self.flops_per_token / self.ceiling
-        return {"tokens_per_s": round(rate, 1), "mfu": round(mfu, 3), "ceiling_gflops": round(self.ceiling / 1e9, 1)}
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether torch could not allocate; the CPU's allocator raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

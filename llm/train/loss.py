@@ -37,16 +37,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
 
 
-def next_token_loss(hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 1024) -> Tensor:
+def next_token_loss(
+    hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 1024, count: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy in nats over the targets that count.
 
     Args:    hidden_BTD: final hidden states.  weight_VD: unembedding.
              targets_BT: next token of each position, IGNORE (-100) where nothing is learned.
              chunk: positions whose logits exist at one time.
+             count: divisor in place of the number of targets that count, for a part of a larger batch.
     Returns: fp32 scalar; 0.0 when no target counts.
     Source:  softmax cross-entropy; the gradient is (softmax - onehot), taken in the forward pass.
     """
-    count = (targets_BT != IGNORE).sum().clamp(min=1)
+    count = count_targets(targets_BT) if count is None else count
     # Divided before the backward pass, so that bf16 gradients stay in range whatever the batch size.
     total = _LinearCrossEntropy.apply(hidden_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), chunk)
     return total / count  # type: ignore[no-any-return]
+
+
+def count_targets(targets_BT: Tensor) -> Tensor:
+    """Return how many targets count, at least 1."""
+    return (targets_BT != IGNORE).sum().clamp(min=1)

@@ -1,6 +1,7 @@
 """Muon for the hidden matrices, AdamW for the rest, over fp32 master weights.
 
-The model computes in its own dtype; the optimiser sees fp32 copies, and writes them back after each step.
+The model computes in its own dtype; the optimiser sees fp32 copies, and writes them back after each step. Frozen
+parameters (requires_grad False) have neither master nor state.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from llm.config import BaseParams, ConfigError
+
+GROWTH_STEPS = 2000  # good steps after which the loss scale of fp16 doubles, as in torch.amp.GradScaler
+
+
+class NonFiniteError(ConfigError):
+    """The loss or the gradient is no number; no weight was changed."""
 
 
 class OptimiserConfig(BaseParams):
@@ -24,70 +31,108 @@ class OptimiserConfig(BaseParams):
 
 
 class Optimiser:
-    """Clips, steps and writes back; `state` and `load` carry everything a resumed run needs."""
+    """Gathers gradients, clips, steps and writes back; `state` and `load` carry everything a resumed run needs."""
 
     def __init__(self, model: nn.Module, config: OptimiserConfig):
         self.config = config
-        self.names = [name for name, _ in model.named_parameters()]
-        self.params = [parameter for _, parameter in model.named_parameters()]
+        learned = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self.names, self.params = [name for name, _ in learned], [parameter for _, parameter in learned]
         self.masters = [p.detach().clone().float() if p.dtype != torch.float32 else p for p in self.params]
+        self.half = any(p.dtype == torch.float16 for p in self.params)
+        self.loss_scale, self.good_steps = (2.0**16 if self.half else 1.0), 0
         matrices = [m for n, m in zip(self.names, self.masters, strict=True) if is_hidden_matrix(n, m)]
         rest = [m for n, m in zip(self.names, self.masters, strict=True) if not is_hidden_matrix(n, m)]
-        self.optimisers: list[torch.optim.Optimizer] = [
-            _hidden_optimiser(matrices, config),
-            torch.optim.AdamW(rest, lr=config.embedding_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
-        ]
-        self.peaks = [config.lr, config.embedding_lr]
+        self.optimisers: list[tuple[torch.optim.Optimizer, float]] = []
+        if matrices:
+            self.optimisers.append((_hidden_optimiser(matrices, config), config.lr))
+        if rest:
+            self.optimisers.append((_adamw(rest, config.embedding_lr, 0.0), config.embedding_lr))
 
-    def step(self, lr_scale: float) -> float:
-        """Take one step at `lr_scale` times the peak rates; return the gradient norm before clipping.
-
-        Raises ConfigError before anything changes when the norm is not finite.
-        """
+    def collect(self) -> None:
+        """Add the model's gradients to the masters' in fp32, and free them: once per backward pass."""
         for parameter, master in zip(self.params, self.masters, strict=True):
             if parameter is not master and parameter.grad is not None:
-                master.grad = parameter.grad.float()
+                if master.grad is None:
+                    master.grad = parameter.grad.float()
+                else:
+                    master.grad += parameter.grad
                 parameter.grad = None
-        norm = float(nn.utils.clip_grad_norm_(self.masters, self.config.clip))
-        if not torch.isfinite(torch.tensor(norm)):
-            raise ConfigError(f"the gradient is {norm}: lower lr (now {self.config.lr}) or use base.dtype: fp32")
-        for optimiser, peak in zip(self.optimisers, self.peaks, strict=True):
+
+    def step(self, lr_scale: float, loss: Tensor | None = None) -> Tensor:
+        """Take one step at `lr_scale` times the peak rates; return the gradient norm before clipping.
+
+        Gradients are those of `loss_scale` times the loss. Raises NonFiniteError before anything changes when the
+        norm, or the loss, is not finite; in fp16 a norm that is not finite halves `loss_scale` and leaves the step out.
+        """
+        self.collect()
+        if self.loss_scale != 1.0:
+            torch._foreach_mul_([m.grad for m in self.masters if m.grad is not None], 1.0 / self.loss_scale)
+        norm = nn.utils.clip_grad_norm_(self.masters, self.config.clip, foreach=True)
+        # The one time in a step that the host waits for the device.
+        finite = torch.stack([norm, norm if loss is None else loss.to(norm)]).isfinite().tolist()
+        if not all(finite):
+            self._skip(finite[1] and loss is not None, float(norm), loss)
+            return norm
+        self._count_good_step()
+        for optimiser, peak in self.optimisers:
             optimiser.param_groups[0]["lr"] = peak * lr_scale
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.write_back()
         return norm
 
+    def _skip(self, loss_is_finite: bool, norm: float, loss: Tensor | None) -> None:
+        if self.half and loss_is_finite and self.loss_scale > 1.0:
+            self.loss_scale, self.good_steps = self.loss_scale / 2, 0
+            for master in self.masters:
+                master.grad = None
+            return
+        said = f"the gradient is {norm}" if loss is None or loss_is_finite else f"the loss is {float(loss)}"
+        raise NonFiniteError(
+            f"{said}: lower lr (now {self.config.lr}) or use base.dtype: fp32. The last checkpoint is kept"
+        )
+
+    def _count_good_step(self) -> None:
+        self.good_steps += self.half
+        if self.good_steps >= GROWTH_STEPS:
+            self.loss_scale, self.good_steps = self.loss_scale * 2, 0
+
     @torch.no_grad()
     def write_back(self) -> None:
         """Copy the masters into the model's own dtype."""
-        for parameter, master in zip(self.params, self.masters, strict=True):
-            if parameter is not master:
-                parameter.copy_(master)
+        pairs = [(p, m) for p, m in zip(self.params, self.masters, strict=True) if p is not m]
+        if pairs:
+            params, masters = zip(*pairs, strict=True)
+            torch._foreach_copy_(params, masters)
 
     def state(self) -> dict[str, Tensor]:
         """Return master weights and optimiser state under flat names."""
         state = {f"master.{name}": master.detach() for name, master in zip(self.names, self.masters, strict=True)}
-        return state | {key: holder[slot] for key, holder, slot in self._slots()}
+        state |= {key: holder[slot] for key, holder, slot in self._slots()}
+        if self.half:
+            state["loss_scale"] = torch.tensor([self.loss_scale, self.good_steps], dtype=torch.float64)
+        return state
 
     def load(self, state: dict[str, Tensor]) -> None:
         """Take over what `state` returned in an earlier process."""
         with torch.no_grad():
             for name, master in zip(self.names, self.masters, strict=True):
                 master.copy_(state[f"master.{name}"])
-        prefixes = {name: i for i, name in enumerate(self.names)}
+        places = {name: i for i, name in enumerate(self.names)}
         for key, tensor in state.items():
             kind, name, slot = (key.split("/") + ["", ""])[:3]
             if kind != "optimiser":
                 continue
-            master = self.masters[prefixes[name]]
-            owner = next(o for o in self.optimisers if any(master is p for p in o.param_groups[0]["params"]))
-            owner.state[master][slot] = tensor.clone()
+            master = self.masters[places[name]]
+            owner = next(o for o, _ in self.optimisers if any(master is p for p in o.param_groups[0]["params"]))
+            owner.state[master][slot] = tensor.to(master.device, copy=True)
+        if "loss_scale" in state:
+            self.loss_scale, self.good_steps = float(state["loss_scale"][0]), int(state["loss_scale"][1])
         self.write_back()
 
     def _slots(self) -> Iterator[tuple[str, dict[str, Tensor], str]]:
         names = {id(master): name for name, master in zip(self.names, self.masters, strict=True)}
-        for optimiser in self.optimisers:
+        for optimiser, _ in self.optimisers:
             for master, slots in optimiser.state.items():
                 for slot in slots:
                     yield f"optimiser/{names[id(master)]}/{slot}", slots, slot
@@ -98,6 +143,10 @@ def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and name.startswith("blocks.")
 
 
+def _adamw(params: list[Tensor], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+
+
 def _hidden_optimiser(matrices: list[Tensor], config: OptimiserConfig) -> torch.optim.Optimizer:
     if config.optimiser == "muon":
         # match_rms_adamw scales each update by 0.2 sqrt(max(rows, columns)), so that one rate suits every
@@ -105,4 +154,4 @@ def _hidden_optimiser(matrices: list[Tensor], config: OptimiserConfig) -> torch.
         return torch.optim.Muon(
             matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
         )
-    return torch.optim.AdamW(matrices, lr=config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=True)
+    return _adamw(matrices, config.lr, config.weight_decay)

@@ -6,8 +6,10 @@ The optimiser is AdamW: under ZeRO torch's Muon raises, because parameters are f
 
 import json
 import logging
+import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from llm.config import Base, BaseParams, ConfigError, require
 from llm.data.loader import Batch, WindowLoader
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
-from llm.train.loop import Trace, TrainConfig, Trained, check_finite, model_loss, train
-from llm.train.optimiser import OptimiserConfig, is_hidden_matrix
+from llm.train.local import TrainConfig, model_loss
+from llm.train.loop import Trained, train
+from llm.train.meter import Meter
+from llm.train.optimiser import NonFiniteError, OptimiserConfig, is_hidden_matrix
 
 log = logging.getLogger(__name__)
 WEIGHTS, CURVE = "weights.safetensors", "trained.json"
@@ -42,29 +46,36 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
 
-    def step(self, batch: Batch, lr_scale: float) -> tuple[float, float]:
-        device = self.engine.device
-        mine = Batch(*(part[self.rank :: self.world].to(device) for part in batch))
+    def step(self, batch: Batch, lr_scale: float) -> dict[str, Tensor | float]:
+        share = slice(self.rank, None, self.world)
+        segments = None if batch.segments is None else batch.segments[share]
+        mine = Batch(batch.tokens[share], batch.targets[share], segments).to(self.engine.device)
         for group, peak in zip(self.engine.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * lr_scale
         loss = model_loss(self.engine, mine)
         mean = loss.detach().clone()
         torch.distributed.all_reduce(mean)
         value = float(mean) / self.world
-        check_finite(value)
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the loss is {value}: lower lr, or use base.dtype: fp32. The last checkpoint is kept")
         self.engine.backward(loss)
         self.engine.step()
-        return value, float(self.engine.get_global_grad_norm() or 0.0)
+        return {"loss": value, "grad": float(self.engine.get_global_grad_norm() or 0.0)}
 
-    def save(self, folder: Path, step: int, trace: Trace) -> None:
-        self.engine.save_checkpoint(str(folder), tag=f"step-{step:08d}", client_state={"step": step, "trace": trace})
+    def save(self, folder: Path, step: int, extra: dict[str, Any], keep: int) -> None:
+        self.engine.save_checkpoint(str(folder), tag=f"step-{step:08d}", client_state={"step": step, "extra": extra})
         if self.rank == 0:
             for old in sorted(folder.glob("step-*"))[:-2]:
                 shutil.rmtree(old)
 
-    def load(self, folder: Path) -> tuple[int, Trace] | None:
+    def load(self, folder: Path, fits: Callable[[int, dict[str, Any]], bool]) -> tuple[int, dict[str, Any]] | None:
         path, client = self.engine.load_checkpoint(str(folder))
-        return None if path is None else (client["step"], client["trace"])
+        return None if path is None else (client["step"], client["extra"])
+
+    def agree(self, wish: bool) -> bool:
+        wishes = torch.tensor(float(wish), device=self.engine.device)
+        torch.distributed.all_reduce(wishes)
+        return bool(wishes > 0)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Return all fp32 weights; every rank must call it."""
@@ -135,7 +146,8 @@ def run_worker(config: dict[str, Any]) -> None:
     model = Transformer(job.shape)
     init_weights(model, job.base.seed)
     engine = DeepSpeedEngine(model.to(job.base.torch_dtype), job.train, job.base, job.zero_stage)
-    trained = train(engine, model, loader.batch, job.train, job.base, scratch)
+    meter = Meter(job.train.steps, job.base, model, job.train.batch_size * job.context)
+    trained = train(engine, loader.batch, job.train, job.base, scratch, meter)
     weights = engine.full_weights()
     if rank == 0:
         save_file(weights, scratch / WEIGHTS)

@@ -32,6 +32,7 @@ from llm.config import ConfigError, StageParams, require
 log = logging.getLogger("gristmill")
 P = TypeVar("P", bound=StageParams)
 SCRATCH = Path(".scratch")
+KEEP_RUNS = 3  # of a stage, in .scratch: one can go back to params of a moment ago
 
 
 @dataclass
@@ -63,6 +64,10 @@ class Paths:
                         digest.update(hashlib.file_digest(stream, "blake2b").digest())
         folder = SCRATCH / self.stage / digest.hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        others = sorted((one for one in folder.parent.iterdir() if one != folder), key=lambda one: one.stat().st_mtime)
+        for abandoned in others[: max(0, len(others) - KEEP_RUNS + 1)]:
+            shutil.rmtree(abandoned, ignore_errors=True)
         return folder
 
 
@@ -81,7 +86,7 @@ def main(params_class: type[P], run: Callable[[P, Paths], dict[str, Any]]) -> No
         for target, partial in paths.outs.items():
             _publish(partial, Path(target))
         _write_reports(paths, metrics, time.monotonic() - started)
-    if "scratch" in paths.__dict__:
+    if "scratch" in paths.__dict__ and not params.RESUMABLE:
         shutil.rmtree(paths.scratch, ignore_errors=True)
     _show(name)
     sys.exit(0)
@@ -125,7 +130,7 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     judged = tuple(one for one, entry in sources.items() if entry.get("use") == "evaluation")
     trained = tuple(one for one in sources if one not in judged)
     return params, Paths(
-        name, deps, outs, item, sources.get(item or "", {}), trained, judged, params_json=params.model_dump_json()
+        name, deps, outs, item, sources.get(item or "", {}), trained, judged, params_json=params.describe_state()
     )
 
 

@@ -65,8 +65,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     root = tmp_path_factory.mktemp("evaluate")
     texts = [make_text(seed) for seed in range(60)]
     tokenizer = train_tokenizer(texts, 320)
-    write_shard(root / "tokens", "train", texts[:54], tokenizer)
-    write_shard(root / "tokens", "val", texts[54:], tokenizer)
+    named = [(str(seed), text) for seed, text in enumerate(texts)]
+    write_shard(root / "tokens", "train", named[:54], tokenizer)
+    write_shard(root / "tokens", "val", named[54:], tokenizer)
     clean = root / "clean"
     clean.mkdir()
     tables: list[tuple[str, Any, list[Any]]] = [

@@ -69,7 +69,7 @@ def project(tmp_path):
     [
         ("trial: {sise: 3}", 1, "trial.sise: unknown key; allowed in trial: base, size, fail"),
         ("trial: {size: 30}", 1, "trial.size: Input should be less than or equal to 10 (got 30)"),
-        ("base: {dtype: fp16}", 1, "base.dtype: Input should be 'bf16' or 'fp32' (got 'fp16')"),
+        ("base: {dtype: fp8}", 1, "base.dtype: Input should be 'bf16', 'fp16' or 'fp32' (got 'fp8')"),
         ("trail: {}", 1, "unknown section trail; allowed: base, trial"),
         ("trial: [", 1, "params.yaml: while parsing"),
         ("trial: {fail: config}", 1, "trial: data/in holds nothing: add text"),

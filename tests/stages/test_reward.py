@@ -65,7 +65,9 @@ def deps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def run(deps: dict[str, Path], out: Path, params: reward.Params = PARAMS) -> dict:
-    return reward.run(params, Paths("reward", deps, {"models/reward": out}))
+    paths = Paths("reward", deps, {"models/reward": out})
+    paths.scratch = out.parent / f"{out.name}-scratch"
+    return reward.run(params, paths)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def test_folders_hold_two_different_models(trained):
     assert not torch.equal(first.score(rows), second.score(rows))
     points = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
     assert [point["step"] for point in points] == list(range(5, 41, 5))
-    assert set(points[0]) == {"step", "loss", "accuracy"}
+    assert set(points[0]) == {"step", "loss", "accuracy", "lr", "grad"}
     assert (out / "second" / "trace.jsonl").is_file()
 
 

@@ -18,13 +18,17 @@ from llm.data.tokenizer import Tokenizer, train_tokenizer
 TEXTS = [f"document number {n}, with {n} words" for n in range(1500)]  # more than one batch
 
 
+def name_texts(texts: list[str]) -> list[tuple[str, str]]:
+    return [(f"id-{n}", text) for n, text in enumerate(texts)]
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return train_tokenizer(TEXTS, 300)
 
 
 def test_documents_come_back_from_their_offsets(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    counts = write_shard(tmp_path, "train", TEXTS, tokenizer)
+    counts = write_shard(tmp_path, "train", name_texts(TEXTS), tokenizer)
     shard = open_shard(tmp_path, "train")
     assert counts == {"documents": 1500, "tokens": len(shard.tokens), "bytes": sum(map(len, TEXTS))}
     assert shard.offsets[-1] == len(shard.tokens)
@@ -35,16 +39,19 @@ def test_documents_come_back_from_their_offsets(tmp_path: Path, tokenizer: Token
         assert tokenizer.decode(ids[:-1].tolist()) == TEXTS[n]
     assert shard.tokens.dtype == np.uint16
     assert (shard.tokens == tokenizer.eos_id).sum() == 1500
+    assert shard.documents(int(shard.offsets[7]), int(shard.offsets[9])) == ["id-7", "id-8"]
 
 
 def test_segments_and_starts_by_hand() -> None:
     """Documents of 3, 1 and 4 tokens: the window 2:7 holds the end of the first, the second, and three of the third."""
-    shard = Shard(np.arange(8, dtype=np.uint16), np.array([0, 3, 4, 8]))
+    shard = Shard(np.arange(8, dtype=np.uint16), np.array([0, 3, 4, 8]), np.array([b"one", b"two", b"three"]))
     assert shard.segments(0, 8).tolist() == [0, 0, 0, 1, 2, 2, 2, 2]
     assert shard.segments(2, 7).tolist() == [0, 1, 2, 2, 2]
     assert shard.starts(2, 7).tolist() == [0, 1, 2]
     assert shard.starts(0, 8).tolist() == [0, 3, 4]
     assert shard.segments(5, 6).tolist() == [0]
+    assert shard.documents(2, 7) == ["one", "two", "three"]
+    assert shard.documents(3, 4) == ["two"]
     with pytest.raises(AssertionError, match="window"):
         shard.segments(5, 9)
 
@@ -55,7 +62,9 @@ def test_segments_confine_attention_to_documents(lengths: list[int], data: st.Da
     """Whatever the window: two tokens share a number exactly when one document holds both."""
     offsets = np.cumsum([0, *lengths])
     owner = np.repeat(np.arange(len(lengths)), lengths)
-    shard = Shard(np.zeros(offsets[-1], dtype=np.uint16), offsets)
+    shard = Shard(
+        np.zeros(offsets[-1], dtype=np.uint16), offsets, np.array([str(n).encode() for n in range(len(lengths))])
+    )
     start = data.draw(st.integers(0, int(offsets[-1]) - 1))
     stop = data.draw(st.integers(start + 1, int(offsets[-1])))
     segments, owners = shard.segments(start, stop), owner[start:stop]
@@ -89,8 +98,8 @@ def test_pieces_and_batches_do_not_change_the_bytes(
     texts = ["\n".join(TEXTS[n : n + 40]) for n in range(0, 400, 40)] + ["", "end"]
     for name, limit in (("whole", 10**9), ("pieces", 100)):
         monkeypatch.setattr(shards, "BATCH_CHARS", limit)
-        write_shard(tmp_path / name, "train", texts, tokenizer)
-    for file in ("train.bin", "train_index.npy", "meta.json"):
+        write_shard(tmp_path / name, "train", name_texts(texts), tokenizer)
+    for file in ("train.bin", "train_index.npy", "train_ids.npy", "meta.json"):
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "pieces" / file).read_bytes()
     assert (np.diff(open_shard(tmp_path / "pieces", "train").offsets) == [
         len(tokenizer.encode(text)) + 1 for text in texts
@@ -117,6 +126,7 @@ def make_talk(n: int) -> dict[str, object]:
         {"role": "assistant", "content": TEXTS[n] * (n % 3)},
     ]
     return {
+        "id": f"talk-{n}",
         "kind": "smalltalk" if n % 5 else "qa",
         "messages": [{"role": "system", "content": "Be brief."}] * (n % 2) + turns,
     }
@@ -129,6 +139,7 @@ def test_conversations_come_back_as_they_are_rendered(tmp_path: Path, tokenizer:
     rendered = [render(tokenizer, talk["messages"]) for talk in talks]  # type: ignore[arg-type]
     assert len(chats) == counts["conversations"] == 1100
     assert [chats.row(i) for i in range(1100)] == rendered
+    assert chats.shard.ids[7] == b"talk-7"
     assert chats.kinds == [talk["kind"] for talk in talks]
     assert counts["tokens"] == len(chats.shard.tokens) == len(chats.mask) == sum(len(ids) for ids, _ in rendered)
     assert counts["learned"] == chats.mask.sum() == sum(sum(mask) for _, mask in rendered)

@@ -106,7 +106,7 @@ def test_no_merge_makes_a_special_token(tokenizer: Tokenizer) -> None:
 
 
 def test_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    write_shard(tmp_path, "train", HOSTILE, tokenizer)
+    write_shard(tmp_path, "train", ((str(n), text) for n, text in enumerate(HOSTILE)), tokenizer)
     shard = open_shard(tmp_path, "train")
     assert specials(tokenizer, shard.tokens.tolist()) == ["eos"] * len(HOSTILE)
     assert (np.flatnonzero(shard.tokens == tokenizer.eos_id) + 1).tolist() == shard.offsets[1:].tolist()
@@ -114,7 +114,7 @@ def test_documents(tokenizer: Tokenizer, tmp_path: Path) -> None:
 
 def test_chats_and_sft_rows(tokenizer: Tokenizer, tmp_path: Path) -> None:
     talks = [[{"role": role, "content": text} for role in ROLES] for text in HOSTILE]
-    write_chats(tmp_path, "train", [{"kind": "qa", "messages": talk} for talk in talks], tokenizer)
+    write_chats(tmp_path, "train", [{"id": "x", "kind": "qa", "messages": talk} for talk in talks], tokenizer)
     chats = open_chats(tmp_path, "train")
     for i, talk in enumerate(talks):
         ids, mask = chats.row(i)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llm.config import ConfigError
+from llm.config import Base, ConfigError
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
 from llm.rl.pairs import Pair, plan_batches
@@ -46,7 +46,7 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
 def trained() -> tuple[RewardModel, list[dict[str, float]]]:
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    return model, train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, torch.float32)
+    return model, train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, Base(dtype="fp32"), None)
 
 
 def rewards(model: RewardModel, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,7 +67,7 @@ def test_learns_the_order_of_pairs_it_has_not_seen(trained):
     accuracy = (chosen[:, 0] > rejected[:, 0]).float().mean().item()
     assert accuracy > 0.8
     assert trace[-1]["loss"] < trace[0]["loss"]
-    assert list(trace[0]) == ["step", "loss", "accuracy"]
+    assert list(trace[0]) == ["step", "lr", "loss", "accuracy", "grad"]
     assert [point["step"] for point in trace] == list(range(5, 41, 5))
 
 
@@ -115,7 +115,7 @@ def test_missing_head_is_named(trained, tmp_path):
 def test_same_batches_same_bytes(trained):
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, torch.float32)
+    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, Base(dtype="fp32"), None)
     assert trace == trained[1]
     for ours, theirs in zip(model.parameters(), trained[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)

@@ -16,7 +16,8 @@ from llm.data.loader import IGNORE, Batch, ConversationLoader, WindowLoader, pad
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
 from llm.train.checkpoint import load_checkpoint, save_checkpoint
-from llm.train.loop import LocalEngine, TrainConfig, evaluate_loss, model_loss, train
+from llm.train.local import LocalEngine, TrainConfig, evaluate_loss, model_loss
+from llm.train.loop import train
 from llm.train.loss import next_token_loss
 from llm.train.optimiser import Optimiser, OptimiserConfig
 from llm.train.schedule import ScheduleConfig, lr_scale
@@ -44,7 +45,7 @@ def run_training(scratch: Path | None, config: TrainConfig = CONFIG, base: Base 
     torch.set_num_threads(base.threads)
     model = make_model(base.torch_dtype)
     engine = LocalEngine(model, config)
-    trained = train(engine, model, WindowLoader(TOKENS, 32, config.batch_size, 1).batch, config, base, scratch)
+    trained = train(engine, WindowLoader(TOKENS, 32, config.batch_size, 1).batch, config, base, scratch)
     engine.restore_masters()
     return model, trained.trace
 
@@ -70,7 +71,7 @@ def test_loss_without_targets_is_zero():
 
 
 def test_schedule_by_hand():
-    config = ScheduleConfig(warmup=0.2, decay=0.5)
+    config = ScheduleConfig(warmup_steps=2, decay=0.5)
     # 10 steps: two of warm-up, three stable, five of decay that end at a fifth
     assert [lr_scale(step, 10, config) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
 
@@ -102,7 +103,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(tmp_path):
     loader = WindowLoader(TOKENS, 32, CONFIG.batch_size, 1)
     model = make_model(torch.bfloat16)
     with pytest.raises(Killed):
-        train(LocalEngine(model, CONFIG), model, stop_at_eight, CONFIG, BASE, tmp_path / "b")
+        train(LocalEngine(model, CONFIG), stop_at_eight, CONFIG, BASE, tmp_path / "b")
     resumed, resumed_trace = run_training(tmp_path / "b")
     assert digest(resumed) == digest(whole)
     assert resumed_trace == trace

@@ -10,7 +10,8 @@ from llm.config import Base, ConfigError
 from llm.data.loader import WindowLoader
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
-from llm.train.loop import LocalEngine, TrainConfig, train
+from llm.train.local import LocalEngine, TrainConfig
+from llm.train.loop import train
 
 SHAPE = ModelConfig(
     vocab_size=300, hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=2, head_size=32, mlp_size=96, context=64
@@ -44,7 +45,7 @@ def test_two_workers_follow_the_local_curve(tmp_path):
     from llm.train.ray_launcher import train_with_ray
 
     model, loader = make_parts(tmp_path)
-    local = train(LocalEngine(model, CONFIG), model, loader.batch, CONFIG, BASE, None)
+    local = train(LocalEngine(model, CONFIG), loader.batch, CONFIG, BASE, None)
     spread, loader = make_parts(tmp_path)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -55,5 +56,5 @@ def test_two_workers_follow_the_local_curve(tmp_path):
     assert torch.allclose(model.norm.weight, spread.norm.weight, atol=1e-3)
     slower = CONFIG.model_copy(update={"lr": 0.002})
     model, loader = make_parts(tmp_path)
-    control = train(LocalEngine(model, slower), model, loader.batch, slower, BASE, None)
+    control = train(LocalEngine(model, slower), loader.batch, slower, BASE, None)
     assert not np.allclose(ours, [point["loss"] for point in control.trace], atol=2e-4)
