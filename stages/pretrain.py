@@ -63,7 +63,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         engine = LocalEngine(model, params, compile=params.compile)
         meter = Meter(params.steps, params.base, model, params.batch_size * params.context)
         documents = partial(name_documents, shard, loader)
-        trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, documents)
+        trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, documents, paths.follow())
         engine.restore_masters()
         finish(params, paths.scratch)
     save_model(model, paths.outs["models/base"])

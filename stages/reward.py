@@ -50,7 +50,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         )
         model = RewardModel(load_model(paths.deps["models/sft"]))
         batches = plan_batches(mine, params.steps, params.batch_pairs, params.shares, params.base.seed + half)
-        trace = train_reward_model(model, batches, params, params.base, paths.scratch / name)
+        trace = train_reward_model(model, batches, params, params.base, paths.scratch / name, paths.follow(name))
         model.save(out)
         tokenizer.save(out)
         write_trace(out, trace)

@@ -48,7 +48,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     check_ids = [prompt.ids for prompt in check_prompts]
     before = trainer.calibrate(check_ids)
     plan = plan_prompts(train_prompts, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
-    done = optimise(trainer, lambda step: plan[step], before, check_ids)
+    done = optimise(trainer, lambda step: plan[step], before, check_ids, paths.follow())
     save_model(policy, paths.outs["models/policy"])
     tokenizer.save(paths.outs["models/policy"])
     write_trace(paths.outs["models/policy"], done.trace)

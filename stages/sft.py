@@ -41,7 +41,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     def name_conversations(step: int) -> list[str]:
         return [names[i] for i in loader.chosen(step)]
 
-    trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, name_conversations)
+    trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, name_conversations, paths.follow())
     after = evaluate_loss(model, held_out)
     engine.restore_masters()
     save_model(model, paths.outs["models/sft"])

@@ -74,7 +74,12 @@ class RewardEngine:
 
 
 def train_reward_model(
-    model: RewardModel, batches: Sequence[Sequence[Pair]], config: RewardConfig, base: Base, scratch: Path | None
+    model: RewardModel,
+    batches: Sequence[Sequence[Pair]],
+    config: RewardConfig,
+    base: Base,
+    scratch: Path | None,
+    on_log: Callable[[dict[str, float]], None] | None = None,
 ) -> Trace:
     """Take one step per batch, or go on from a checkpoint in `scratch`; return the learning curve."""
     engine = RewardEngine(model, config, base.torch_dtype)
@@ -82,7 +87,7 @@ def train_reward_model(
     def name_pairs(step: int) -> list[str]:
         return [pair.id for pair in batches[step]]
 
-    trained = train(engine, batches.__getitem__, config, base, scratch, documents_of=name_pairs)
+    trained = train(engine, batches.__getitem__, config, base, scratch, documents_of=name_pairs, on_log=on_log)
     centre_reward(model, [pair for pairs in batches[-16:] for pair in pairs])
     return trained.trace
 

@@ -37,8 +37,9 @@ class LocalEngine:
         if getattr(config, "checkpoint_activations", False):
             for block in model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        if compile:  # compiled sums repeat over two threads only under deterministic algorithms
-            torch.use_deterministic_algorithms(True)
+        if compile:
+            if self.device.type == "cpu":  # compiled sums repeat over two threads only under deterministic algorithms
+                torch.use_deterministic_algorithms(True)
             self.model.compile()
         if self.device.type == "cuda":
             torch.set_float32_matmul_precision("high")  # TF32 where base.dtype is fp32

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -51,6 +51,15 @@ class Paths:
     evaluation_sources: tuple[str, ...] = ()  # never trained on
     params_json: str = "{}"
     cost: dict[str, float | str] = field(default_factory=dict)
+    live: bool = False  # learning curves are shown while they grow
+
+    def follow(self, part: str = "") -> Callable[[Mapping[str, float]], None] | None:
+        """Return what is to be told of each point of a learning curve; None where nobody looks."""
+        if not self.live:
+            return None
+        from stages.plumbing.live import Live
+
+        return Live(self.stage, self.scratch.name, part)
 
     @cached_property
     def scratch(self) -> Path:
@@ -80,6 +89,7 @@ def main(params_class: type[P], run: Callable[[P, Paths], dict[str, Any]]) -> No
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with _explained(name):
         params, paths = load_stage(name, params_class, *sys.argv[1:])
+        paths.live = True
         _seed(params)
         started = time.monotonic()
         metrics = run(params, paths)
