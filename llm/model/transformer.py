@@ -57,6 +57,21 @@ def rotate(x_BHTK: Tensor, cos_BTK: Tensor, sin_BTK: Tensor) -> Tensor:
     return x_BHTK * cos_BTK + torch.cat((-second, first), dim=-1) * sin_BTK
 
 
+def attend(query_BHTK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, mask: Tensor | None) -> Tensor:
+    """Return softmax(q k^T / sqrt(K)) v [B, H, T, K]; without a mask T == S, and a query sees no later key.
+
+    The bf16 kernel of a GPU reads a key head for its whole group of query heads; the kernels for masks, for fp32, and
+    for cards without bf16 would fall back to all T x S scores at once: they get copies, as the CPU does.
+    """
+    group = query_BHTK.shape[1] // key_BGSK.shape[1]
+    native = query_BHTK.is_cuda and query_BHTK.dtype == torch.bfloat16 and mask is None
+    if group > 1 and not native:
+        key_BGSK, value_BGSK = key_BGSK.repeat_interleave(group, 1), value_BGSK.repeat_interleave(group, 1)
+    return F.scaled_dot_product_attention(
+        query_BHTK, key_BGSK, value_BGSK, attn_mask=mask, is_causal=mask is None, enable_gqa=group > 1 and native
+    )
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with normalised queries and keys."""
 
@@ -64,7 +79,6 @@ class Attention(nn.Module):
         super().__init__()
         self.sizes = [n * config.head_size for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
         self.head_size = config.head_size
-        self.group = config.num_heads // config.num_kv_heads
         self.qkv = nn.Linear(config.hidden_size, sum(self.sizes), bias=False)
         self.out = nn.Linear(self.sizes[0], config.hidden_size, bias=False)
         self.query_norm = RMSNorm(config.head_size, config.norm_eps)
@@ -79,16 +93,18 @@ class Attention(nn.Module):
         layer: int,
     ) -> Tensor:
         B, T, _ = x_BTD.shape
-        parts = self.qkv(x_BTD).split(self.sizes, dim=-1)
-        query, key, value = (part.view(B, T, -1, self.head_size).transpose(1, 2) for part in parts)
-        query = rotate(self.query_norm(query), *rope)
-        key = rotate(self.key_norm(key), *rope)
+        query, key, value = self.project(x_BTD, rope)
         if cache is not None:
             key, value = cache.extend(layer, key, value)
-        if self.group > 1:
-            key, value = key.repeat_interleave(self.group, 1), value.repeat_interleave(self.group, 1)
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
+        mixed = attend(query, key, value, mask)
         return self.out(mixed.transpose(1, 2).reshape(B, T, -1))  # type: ignore[no-any-return]
+
+    def project(self, x_BTD: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return query [B, H, T, K], key and value [B, G, T, K]; query and key are normalised and turned."""
+        B, T, _ = x_BTD.shape
+        parts = self.qkv(x_BTD).split(self.sizes, dim=-1)
+        query, key, value = (part.view(B, T, -1, self.head_size).transpose(1, 2) for part in parts)
+        return rotate(self.query_norm(query), *rope), rotate(self.key_norm(key), *rope), value
 
 
 class MLP(nn.Module):
@@ -206,20 +222,25 @@ def rope_tables(config: ModelConfig, dtype: torch.dtype, device: torch.device) -
 
 
 def init_weights(model: Transformer, seed: int) -> None:
-    """Fill the weights from one seeded generator.
-
-    Matrices: normal with std 1/sqrt(fan_in), which keeps activations at unit scale; the two that write into
-    the residual stream are divided by sqrt(2 layers) so that its variance does not grow with depth (GPT-2).
-    Embedding: std 0.02; it is also the unembedding, and larger rows would start with confident logits.
-    """
+    """Fill the weights from one seeded generator, the same on every device."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    depth_scale = 1.0 / math.sqrt(2 * model.config.num_layers)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1:
-            nn.init.ones_(parameter)
-            continue
-        std = 0.02 if name == "embedding.weight" else 1.0 / math.sqrt(parameter.shape[1])
-        if name.endswith(("out.weight", "down.weight")):
-            std *= depth_scale
         with torch.no_grad():
-            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+            if parameter.ndim == 1:
+                parameter.fill_(1.0)
+            else:
+                std = initial_std(name, parameter, model.config)
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+def initial_std(name: str, matrix: Tensor, config: ModelConfig) -> float:
+    """Return the standard deviation that a matrix starts with.
+
+    1/sqrt(fan_in), which keeps activations at unit scale; the two that write into the residual stream are divided
+    by sqrt(2 layers) so that its variance does not grow with depth (GPT-2). Embedding: 0.02; it is also the
+    unembedding, and larger rows would start with confident logits.
+    """
+    if name == "embedding.weight":
+        return 0.02
+    std = 1.0 / math.sqrt(matrix.shape[1])
+    return std / math.sqrt(2 * config.num_layers) if name.endswith(("out.weight", "down.weight")) else std

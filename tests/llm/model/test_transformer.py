@@ -6,7 +6,7 @@ import torch
 from llm.config import ConfigError
 from llm.model.config import ModelConfig
 from llm.model.folder import load_model, save_model
-from llm.model.transformer import Transformer, init_weights
+from llm.model.transformer import Transformer, attend, init_weights
 
 
 def make_model(tie: bool = True, kv_heads: int = 2) -> Transformer:
@@ -69,6 +69,23 @@ def test_future_does_not_leak():
     same = torch.isclose(model(tokens), model(changed), atol=1e-6).all(-1)[0]
     assert same[:10].all()
     assert not same[10:].any()
+
+
+def test_attention_on_the_cpu_is_the_plain_formula_to_the_bit():
+    """Kernels for GPUs may differ by rounding; weights trained on a CPU must not change with them."""
+    generator = torch.Generator().manual_seed(4)
+    query = torch.randn(2, 4, 9, 16, generator=generator)
+    key, value = torch.randn(2, 2, 2, 9, 16, generator=generator)
+    wide_key, wide_value = key.repeat_interleave(2, 1), value.repeat_interleave(2, 1)
+    want = torch.nn.functional.scaled_dot_product_attention(query, wide_key, wide_value, is_causal=True)
+    assert torch.equal(attend(query, key, value, None), want)
+    # the flag that replaces the copies on a GPU means the same grouping; measured 0
+    native = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    assert torch.allclose(native, want, atol=1e-5)
+    wrong = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1), is_causal=True
+    )
+    assert not torch.allclose(wrong, want, atol=1e-2)
 
 
 @pytest.mark.parametrize("tie", [True, False])
