@@ -13,6 +13,7 @@ how soon 2.120 is. Last line: JSON with seconds_to_2.720_bpb and bpb_at_145_s.
 """
 
 import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -47,6 +48,7 @@ STRIDE = 0.25  # of a window is scored anew in an evaluation: the rest is contex
 
 def train_and_score(recipe: dict[str, Any], seed: int, text: Path, started: float) -> dict[str, Any]:
     """Train for the recipe's seconds since `started` [s since the epoch] and score the held-out bytes."""
+    importlib.import_module("stages")  # chooses how threads wait, which must be before torch loads
     import numpy as np
     import torch
 
@@ -101,9 +103,8 @@ def train_and_score(recipe: dict[str, Any], seed: int, text: Path, started: floa
 def start_run(recipe: dict[str, Any], seed: int, text: Path) -> dict[str, Any]:
     """Train in a process of its own and return what it found."""
     job = json.dumps({"recipe": recipe, "seed": seed, "text": str(text), "started": time.time()})
-    environment = {**os.environ, "GOMP_SPINCOUNT": "100000"}
     command = [sys.executable, "-m", "benchmarks.shakespeare", "--job", job]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
