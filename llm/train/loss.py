@@ -24,9 +24,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             total -= (log_probs.gather(1, index) * keep).sum()
             grad = log_probs.exp_()
             grad.scatter_add_(1, index, torch.full_like(index, -1, dtype=grad.dtype))
-            grad = (grad * keep).to(hidden.dtype)
-            grad_hidden[start : start + chunk] = grad @ weight_VD
-            grad_weight += (grad.T @ hidden).float()
+            grad = grad.to(hidden.dtype)
+            # What does not count is left out of the narrow matrices, not of the wide one.
+            grad_hidden[start : start + chunk] = (grad @ weight_VD) * keep
+            grad_weight += grad.T @ (hidden * keep)
         ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
         return total
 
@@ -38,7 +39,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def next_token_loss(
-    hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 1024, count: Tensor | None = None
+    hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 512, count: Tensor | None = None
 ) -> Tensor:
     """Return the mean cross-entropy in nats over the targets that count.
 

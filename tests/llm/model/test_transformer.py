@@ -6,7 +6,7 @@ import torch
 from llm.config import ConfigError
 from llm.model.config import ModelConfig
 from llm.model.folder import load_model, save_model
-from llm.model.transformer import Transformer, attend, init_weights
+from llm.model.transformer import Transformer, attend, attend_short, init_weights, rope_tables, rotate
 
 
 def make_model(tie: bool = True, kv_heads: int = 2) -> Transformer:
@@ -86,6 +86,35 @@ def test_attention_on_the_cpu_is_the_plain_formula_to_the_bit():
         query, key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1), is_causal=True
     )
     assert not torch.allclose(wrong, want, atol=1e-2)
+
+
+def test_short_attention_and_its_gradients_equal_flash():
+    generator = torch.Generator().manual_seed(5)
+    parts = torch.randn(3, 2, 4, 9, 16, generator=generator)
+    ours, theirs = parts.clone().requires_grad_(), parts.clone().requires_grad_()
+    got = attend_short(*ours)
+    want = torch.nn.functional.scaled_dot_product_attention(*theirs, is_causal=True)
+    assert torch.allclose(got, want, atol=1e-6)
+    weight = torch.randn(got.shape, generator=generator)
+    (got * weight).sum().backward()
+    (want * weight).sum().backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
+    # in bf16, which `attend` gives to it on a CPU, scores are rounded too: 2 ** -8 of values of order one
+    low = parts.bfloat16()
+    assert torch.equal(attend(*low, None), attend_short(*low))
+    assert torch.allclose(attend(*low, None).float(), want, atol=0.03)
+
+
+def test_rotation_is_a_rotation_and_its_gradient_turns_back():
+    config = make_model().config
+    cos, sin = (table.double()[None, None, :5] for table in rope_tables(config, torch.float32, torch.device("cpu")))
+    x = torch.randn(2, 3, 5, config.head_size, dtype=torch.float64, requires_grad=True)
+    assert torch.allclose(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1), rtol=1e-6)
+    half = config.head_size // 2
+    assert torch.allclose(
+        rotate(x, cos, sin)[0, 0, 1, 0], x[0, 0, 1, 0] * cos[0, 0, 1, 0] - x[0, 0, 1, half] * sin[0, 0, 1, 0]
+    )
+    assert torch.autograd.gradcheck(lambda y: rotate(y, cos, sin), (x,))
 
 
 @pytest.mark.parametrize("tie", [True, False])
