@@ -64,7 +64,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        return _turn(grad_outputs[0], *ctx.saved_tensors, -1), None, None
+        cos_BTK, sin_BTK = ctx.saved_tensors
+        return _turn(grad_outputs[0], cos_BTK, sin_BTK, -1), None, None
 
 
 def _turn(x_BHTK: Tensor, cos_BTK: Tensor, sin_BTK: Tensor, sign: int) -> Tensor:
