@@ -108,9 +108,9 @@ class Params(TrainConfig, StageParams):
             yield "pipeline_parallel", f"must divide num_layers={self.num_layers}"
         if self.workers % group:
             yield "workers", f"must be a multiple of tensor_parallel x pipeline_parallel = {group}"
-        elif self.batch_size % (self.workers // group):
-            ranks = self.workers // group
-            yield "batch_size", f"must be a multiple of the {ranks} ranks that share it (workers={self.workers})"
+        elif self.batch_size % (self.workers // group * (self.micro_batch or 1)):
+            ranks, rows = self.workers // group, self.micro_batch or 1
+            yield "batch_size", f"must be a multiple of the {ranks} ranks that share it x micro_batch={rows}"
 
     def shape(self, vocab_size: int) -> ModelConfig:
         """Return the model's shape for a tokenizer of `vocab_size`."""

@@ -113,20 +113,22 @@ class BlockBytes(NamedTuple):
 
 
 def count_activation_bytes(
-    shape: ModelConfig, element: int, fused_norm: bool, checkpointing: bool
+    shape: ModelConfig, element: int, on_gpu: bool, checkpointing: bool
 ) -> tuple[BlockBytes, float]:
     """Return (bytes of a block, bytes of the last norm), both per token.
 
-    Args: element: size of a compute value.  fused_norm: as on GPUs; a CPU's RMSNorm works in fp32 and keeps that.
+    Args: element: size of a compute value.  on_gpu: RMSNorm is one kernel there and flash attention shares key heads;
+          a CPU's RMSNorm works in fp32 and keeps that, and its attention needs a key for every query head.
     """
     D, M = shape.hidden_size, shape.mlp_size
     query, keys = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
-    stream_norm = _norm_bytes(D, 1, element, fused_norm) + element * D  # with the input of the product behind it
-    head_norms = _norm_bytes(query + keys, shape.num_heads + shape.num_kv_heads, element, fused_norm)
-    # SDPA keeps query, key, value, its output and fp32 log-sums; shared keys and values are repeated before it,
-    # otherwise the value is a view that keeps the whole qkv product. The output is copied for the product behind it.
-    qkv = 4 * query if shape.num_heads > shape.num_kv_heads else 3 * query + 2 * keys
-    attention = element * (qkv + query) + FP32 * shape.num_heads
+    stream_norm = _norm_bytes(D, 1, element, on_gpu) + element * D  # with the input of the product behind it
+    head_norms = _norm_bytes(query + keys, shape.num_heads + shape.num_kv_heads, element, on_gpu)
+    # SDPA keeps query, key, value, its output and fp32 log-sums. Repeated keys and values are copies, otherwise the
+    # value is a view that keeps the whole qkv product. The output is copied for the product behind it.
+    repeated = shape.num_heads > shape.num_kv_heads and not on_gpu
+    sources = 3 * query if repeated else 2 * query + 3 * keys  # query, key and value
+    attention = element * (sources + 2 * query) + FP32 * shape.num_heads
     whole = 2 * stream_norm + head_norms + attention + element * 4 * M  # MLP: gate and up, silu(gate), their product
     again = whole + element * 5 * M  # with the gradients of the MLP's values
     block = BlockBytes(element * D, again) if checkpointing else BlockBytes(whole, 0.0)

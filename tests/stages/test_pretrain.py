@@ -99,7 +99,9 @@ def test_an_impossible_mix_lists_every_problem():
 def test_ranks_share_the_batch_evenly():
     with pytest.raises(ConfigError, match=r"pretrain\.batch_size: must be a multiple of the 6 ranks"):
         parse(preset="small", launcher="ray", optimiser="adamw", workers=6)
-    assert parse(preset="small", launcher="ray", optimiser="adamw", workers=8).batch_size == 128
+    with pytest.raises(ConfigError, match=r"8 ranks that share it x micro_batch=32 \(got 128\)"):
+        parse(preset="small", launcher="ray", optimiser="adamw", workers=8, micro_batch=32)
+    assert parse(preset="small", launcher="ray", optimiser="adamw", workers=8, micro_batch=16).batch_size == 128
 
 
 def test_the_local_launcher_refuses_ranks():

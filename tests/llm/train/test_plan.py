@@ -66,7 +66,7 @@ def test_activations_are_what_autograd_keeps(name, change):
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         model(torch.zeros(2, 256, dtype=torch.int64))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    block, last = count_activation_bytes(shape, 2, fused_norm=False, checkpointing=False)
+    block, last = count_activation_bytes(shape, 2, on_gpu=False, checkpointing=False)
     assert 512 * (shape.num_layers * block.kept + last) == pytest.approx(measured, rel=0.05)
 
 
