@@ -30,8 +30,8 @@ help: ## list the targets
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.lock
 	@touch $@
 
-run: .venv/installed ## text to served model; RECIPE=smoke takes a file of recipes/, SOURCE=path your own text
-	@python -m stages.plumbing.recipe $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SOURCE),--source "$(SOURCE)")
+run: .venv/installed ## text to served model; RECIPE=smoke, SOURCE=path of your text, INIT_FROM=a model's folder or release
+	@python -m stages.plumbing.recipe $(if $(RECIPE),--recipe $(RECIPE)) $(if $(SOURCE),--source "$(SOURCE)") $(if $(INIT_FROM),--init-from "$(INIT_FROM)")
 	@dvc repro || { status=$$?; python -m stages.plumbing.mirror; echo "Stopped. What is finished is kept: run again to continue."; exit $$status; }
 	@# an upstream stage that ran again and gave the same bytes leaves the package, but not its lineage, up to date
 	@python -m llm.export.lineage --check >/dev/null || dvc repro --force --single-item package

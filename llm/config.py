@@ -24,6 +24,14 @@ class BaseParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class InitFrom(BaseParams):
+    """A model to start from, and the digest of what is read of it; `make run INIT_FROM=...` writes them."""
+
+    path: str = Field(min_length=1, description="a Qwen3-shaped Hugging Face folder, its tokenizer.json included")
+    digest: str = Field(pattern="^[0-9a-f]{32}$", description="of its content: llm.model.files.digest_folder")
+    release: str | None = Field(None, pattern="^[0-9a-f]{16}$", description="the release of ours that it is a copy of")
+
+
 class Base(BaseParams):
     """What every stage receives: whatever changes sums must be a param."""
 
@@ -33,6 +41,7 @@ class Base(BaseParams):
         "bf16", description="compute type of training, weights stay fp32; fp16 scales the loss, for GPUs without bf16"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where models are trained; auto: a GPU if any")
+    init_from: InitFrom | None = Field(None, description="the model to start from; none: pretrain makes a new one")
 
     @property
     def torch_dtype(self) -> "torch.dtype":

@@ -22,7 +22,7 @@ from llm.evals.statistics import Interval, as_metrics
 from llm.export.card import write_card
 from llm.export.gate import Bounds, Served, check_release, gate_metrics
 from llm.export.hub import compare_logits, compare_tokens, copy_folder
-from llm.export.lineage import describe_corpus, read_stages
+from llm.export.lineage import describe_corpus, describe_start, read_stages
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, read_texts, score_torch
@@ -57,7 +57,8 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     for name, target in (("q8_0.gguf", SERVED), ("q4_0.gguf", SMALLER)):
         shutil.copyfile(paths.deps["models/quantized"] / name, out / target)
     corpus = describe_corpus(clean)
-    write_json(out / "lineage.json", {"stages": read_lock(paths), "corpus": corpus})
+    lineage = {"stages": read_lock(paths), "corpus": corpus}
+    write_json(out / "lineage.json", lineage | describe_start(params.base.init_from))
     release = release_hash(out)
 
     served, measured = measure_release(out, clean, params)
@@ -67,7 +68,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         log.log(logging.INFO if check.passed else logging.WARNING, "gate | %s", check)
     gate = gate_metrics(checks)
     config = read_config(out / "hf")
-    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks)
+    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks, params.base.init_from)
     (out / "README.md").write_text(card, encoding="utf8")
     about = {"release": release, "gate": gate, "served": SERVED, "context": config.context, "model": NAME}
     write_json(out / "release.json", about)

@@ -1,7 +1,9 @@
 """Pretrain: token shards -> base model, by next-token prediction.
 
 A killed run continues from its last checkpoint and ends in the same bytes. Sizes that params leave out come from the
-preset, rates, batch, steps and warm-up from the dial (llm/train/dial.py); the report says what really ran.
+preset, rates, batch, steps and warm-up from the dial (llm/train/dial.py); the report says what really ran. With
+base.init_from training goes on from that model, whose config.json then says the shape; with no steps it passes
+through, every weight as it was.
 """
 
 import logging
@@ -12,17 +14,17 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from llm.config import StageParams
+from llm.config import StageParams, require
 from llm.data.loader import WindowLoader
 from llm.data.shards import Shard, open_shard
 from llm.data.tokenizer import Tokenizer
 from llm.model.config import ModelConfig
-from llm.model.folder import save_model
+from llm.model.folder import save_model, start_model
 from llm.model.presets import PRESETS
-from llm.model.transformer import Transformer, init_weights
+from llm.model.transformer import Transformer
 from llm.train.dial import turn_dial
 from llm.train.local import LocalEngine, TrainConfig
-from llm.train.loop import finish, train
+from llm.train.loop import Trained, finish, train
 from llm.train.meter import Meter
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
@@ -38,6 +40,7 @@ class Params(TrainConfig, StageParams):
     # a longer run goes on from a shorter one's stable phase
     RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes"})
 
+    steps: int = Field(ge=0, le=10**8, description="optimiser steps; 0 takes the model of base.init_from as it is")
     preset: Literal["nano", "mini", "small", "1b", "7b", "30b"] | None = Field(
         None, description="a shape of llm/model/presets.py: gives every size, rate, batch and step left out here"
     )
@@ -92,6 +95,8 @@ class Params(TrainConfig, StageParams):
 
     def _find_problems(self) -> Iterator[tuple[str, str]]:
         group = self.tensor_parallel * self.pipeline_parallel
+        if self.steps == 0 and self.base.init_from is None:
+            yield "steps", "0 leaves random weights: set 1 or more, or start from a model (base.init_from)"
         if self.num_heads % self.num_kv_heads:
             yield "num_kv_heads", f"must divide num_heads={self.num_heads}"
         if self.launcher == "local":
@@ -130,26 +135,22 @@ def _problems(found: Iterable[tuple[str, Any, str]]) -> ValidationError:
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/tokenizer"])
     shard = open_shard(paths.deps["data/tokens"], "train")
-    segments_of = shard.segments if params.confine_attention else None
-    loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed, segments_of)
-    model = Transformer(params.shape(tokenizer.vocab_size))
-    init_weights(model, params.base.seed)
+    model = start_model(params.shape(tokenizer.vocab_size), params.base)
+    rows, positions = model.config.vocab_size, model.config.context
+    require(
+        rows >= tokenizer.vocab_size,
+        f"base.init_from: the model has {rows} embeddings for {tokenizer.vocab_size} tokens: "
+        f"resize them with transformers' resize_token_embeddings",
+    )
+    require(
+        params.steps == 0 or params.context <= positions,
+        f"pretrain.context={params.context}: the model of base.init_from has {positions} positions; lower it",
+    )
     seen = params.steps * params.batch_size * params.context
     epochs = round(seen / len(shard.tokens), 3)
     if epochs > MAX_EPOCHS:
         log.warning("%.0f passes over the text; past %d they teach little: add text or lower steps", epochs, MAX_EPOCHS)
-    if params.launcher == "ray":
-        from llm.train.ray_launcher import train_with_ray
-
-        trained = train_with_ray(model, loader, params, params.base, paths.scratch, params.workers, params.zero_stage)
-    else:
-        model.to(params.base.torch_device, params.base.torch_dtype)
-        engine = LocalEngine(model, params, compile=params.compile)
-        meter = Meter(params.steps, params.base, model, params.batch_size * params.context)
-        documents = partial(name_documents, shard, loader)
-        trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, documents, paths.follow())
-        engine.restore_masters()
-        finish(params, paths.scratch)
+    trained = train_model(model, shard, params, paths) if params.steps else Trained([], {})
     save_model(model, paths.outs["models/base"])
     tokenizer.save(paths.outs["models/base"])
     write_trace(paths.outs["models/base"], trained.trace)
@@ -161,8 +162,26 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         **{name: getattr(params, name) for name in (*DERIVED, "context")},
         "tokens_seen": seen,
         "epochs": epochs,
-        "final_loss": trained.trace[-1]["loss"],
+        "final_loss": trained.trace[-1]["loss"] if trained.trace else None,
     }
+
+
+def train_model(model: Transformer, shard: Shard, params: Params, paths: Paths) -> Trained:
+    """Train in place, here or on the workers of Ray."""
+    segments_of = shard.segments if params.confine_attention else None
+    loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed, segments_of)
+    if params.launcher == "ray":
+        from llm.train.ray_launcher import train_with_ray
+
+        return train_with_ray(model, loader, params, params.base, paths.scratch, params.workers, params.zero_stage)
+    model.to(params.base.torch_device, params.base.torch_dtype)
+    engine = LocalEngine(model, params, compile=params.compile)
+    meter = Meter(params.steps, params.base, model, params.batch_size * params.context)
+    documents = partial(name_documents, shard, loader)
+    trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, documents, paths.follow())
+    engine.restore_masters()
+    finish(params, paths.scratch)
+    return trained
 
 
 def name_documents(shard: Shard, loader: WindowLoader, step: int) -> list[str]:

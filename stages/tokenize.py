@@ -2,6 +2,7 @@
 
 Same inputs, params and seed give identical bytes. The tokenizer sees training text only. The corpus is read in passes,
 a batch at a time: its sizes, the sample that merges are learned from, the shards, the sample that fertility is of.
+With base.init_from nothing is learned: the tokenizer is that model's.
 """
 
 from collections import Counter
@@ -17,7 +18,8 @@ from llm.data.chat_shards import write_chats
 from llm.data.fertility import measure_fertility
 from llm.data.schema import hash_share, iter_batches
 from llm.data.shards import write_shard
-from llm.data.tokenizer import train_tokenizer
+from llm.data.tokenizer import adopt_tokenizer, train_tokenizer
+from llm.model.files import open_start
 from llm.progress import track
 from stages.plumbing.stage import Paths, main
 
@@ -35,7 +37,10 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     documents = paths.deps["data/clean"] / "documents.parquet"
     talks = paths.deps["data/clean"] / "conversations.parquet"
     sizes = measure_sizes(documents)
-    tokenizer = train_tokenizer(sample_texts(documents, sizes, params.train_bytes), params.vocab_size)
+    if params.base.init_from is None:
+        tokenizer = train_tokenizer(sample_texts(documents, sizes, params.train_bytes), params.vocab_size)
+    else:
+        tokenizer = adopt_tokenizer(open_start(params.base.init_from))
     tokenizer.save(paths.outs["models/tokenizer"])
     counts, chats = {}, {}
     for split in SPLITS:

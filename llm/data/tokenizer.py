@@ -2,11 +2,15 @@
 
 No normaliser in tokenizer.json, because GGUF readers skip it; text is normalised before it gets here.
 Special tokens found in text are ordinary text: only `render` (llm.data.chat) and callers by id can produce them.
+A tokenizer of another model is adopted when it is of this kind: Qwen's own is, with its NFC normaliser taken out (text
+is in NFC when it gets here), more special tokens, and a chat template that our ChatML replaces. A model may have rows
+beyond its tokenizer's entries.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -36,6 +40,10 @@ class Tokenizer:
         require(len(ids) == len(SPECIAL_TOKENS), f"the tokenizer lacks one of {', '.join(SPECIAL_TOKENS)}")
         self.eos_id, self.im_start_id, self.im_end_id = ids
         self.vocab_size: int = backend.get_vocab_size(with_added_tokens=True)
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        # Entries that are found in text as a whole: another model's <think>, for example. Ours has none.
+        self.phrases = {i: token.content for i, token in added.items() if not token.special}
 
     def __reduce__(self) -> tuple[type["Tokenizer"], tuple[Backend]]:
         return Tokenizer, (self.backend,)  # a copy or another process's is made anew, so that the setting is not lost
@@ -83,11 +91,68 @@ class Tokenizer:
     def token_bytes(self) -> list[bytes]:
         """Return the bytes of each id; special tokens have none."""
         to_byte = {char: byte for byte, char in _byte_alphabet().items()}
-        special = {self.eos_id, self.im_start_id, self.im_end_id}
+        whole = dict.fromkeys(self.special_ids, b"") | {i: text.encode() for i, text in self.phrases.items()}
         return [
-            b"" if i in special else bytes(to_byte[char] for char in self.backend.id_to_token(i) or "")
+            whole[i] if i in whole else bytes(to_byte[char] for char in self.backend.id_to_token(i) or "")
             for i in range(self.vocab_size)
         ]
+
+
+def adopt_tokenizer(folder: Path) -> Tokenizer:
+    """Return the tokenizer of a model of another hand. Raises ConfigError that names all in which it differs."""
+    path = folder / "tokenizer.json"
+    require(path.is_file(), f"{path}: no such file; write it with transformers' AutoTokenizer and save_pretrained")
+    content = json.loads(path.read_text(encoding="utf8"))  # the library would give entries with a gap other ids
+    wrong = list_differences(content)
+    require(
+        not wrong,
+        f"{path}: not a byte-level BPE that every reader of ours knows: {'; '.join(wrong)}. Start from a model with "
+        f"such a tokenizer (Qwen3's), or train a new model: remove base.init_from",
+    )
+    special = {token["content"] for token in content["added_tokens"] if token["special"]}
+    lacking = [token for token in SPECIAL_TOKENS if token not in special]
+    require(
+        not lacking,
+        f"{path}: lacks the special tokens {', '.join(lacking)}. Add them with transformers: "
+        f"tokenizer.add_special_tokens({{'additional_special_tokens': {lacking}}}), then "
+        f"model.resize_token_embeddings(len(tokenizer)), and save_pretrained both into one folder",
+    )
+    backend = Backend.from_file(str(path))
+    backend.normalizer = None  # type: ignore[assignment]
+    backend.no_padding()
+    backend.no_truncation()
+    return Tokenizer(backend)
+
+
+def list_differences(content: dict[str, Any]) -> list[str]:
+    """Return in what a tokenizer.json differs from the kind that GGUF readers know as `qwen2`."""
+    model, normaliser = content["model"], content.get("normalizer")
+    decoder = (content.get("decoder") or {}).get("type")
+    splits = (content.get("pre_tokenizer") or {}).get("pretokenizers") or [{}, {}]
+    split, level = splits[0], splits[-1]
+    is_qwen2 = (
+        len(splits) == 2
+        and split.get("pattern") == {"Regex": SPLIT_PATTERN}
+        and (split.get("behavior"), split.get("invert")) == ("Isolated", False)
+        and level.get("type") == "ByteLevel"
+        and not level.get("add_prefix_space")
+        and not level.get("use_regex")
+    )
+    is_plain_bpe = model.get("type") == "BPE" and not any(
+        model.get(key) for key in ("dropout", "unk_token", "byte_fallback", "ignore_merges", "end_of_word_suffix")
+    )
+    entries = (
+        {**model["vocab"], **{one["content"]: one["id"] for one in content["added_tokens"]}} if is_plain_bpe else {}
+    )
+    checks = {
+        f"model {model.get('type')} is no plain BPE": is_plain_bpe,
+        "pre_tokenizer is not Qwen2's split": is_qwen2,
+        f"decoder is {decoder}": decoder == "ByteLevel",
+        f"normalizer is {normaliser}": normaliser in (None, {"type": "NFC"}),
+        "ids have gaps": sorted(set(entries.values())) == list(range(len(entries))),
+        "not every byte has an entry": not is_plain_bpe or entries.keys() >= set(_byte_alphabet().values()),
+    }
+    return [what for what, holds in checks.items() if not holds]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

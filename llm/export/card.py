@@ -4,10 +4,12 @@ Every figure comes from a report of the pipeline; what no report holds is not cl
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from llm.config import InitFrom
 from llm.export.gate import Check, find
 from llm.model.config import ModelConfig
 
@@ -40,16 +42,18 @@ def write_card(
     quantization: Mapping[str, Any],
     corpus: Mapping[str, Any],
     checks: Sequence[Check],
+    init_from: InitFrom | None = None,
 ) -> str:
     """Return the text of README.md.
 
     Args:    release: its hash.  evaluation, quantization: `metrics` of reports/evaluate.json and reports/quantize.json.
              corpus: `llm.export.lineage.describe_corpus`.  checks: the release gate.
+             init_from: the model that training started from, None for random weights.
     """
     passed = all(check.passed for check in checks)
     sections = [
         _front_matter(name, evaluation),
-        f"# {name}\n\nA {_shape(config)} language model (Qwen3 dense architecture), trained from raw text, tuned "
+        f"# {name}\n\nA {_shape(config)} language model (Qwen3 dense architecture), {_start(init_from)}, tuned "
         f"on conversations and aligned with a reward model by Gristmill. Release `{release}`.",
         "" if passed else "> **Not released.** The release gate failed; see the table of checks below.",
         f"## Use\n\n{USE}",
@@ -61,6 +65,15 @@ def write_card(
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _start(init_from: InitFrom | None) -> str:
+    """Where the weights came from; no path, which would be of one machine."""
+    if init_from is None:
+        return "trained from raw text"
+    if init_from.release:
+        return f"started from release `{init_from.release}` of this project"
+    return f"started from the model `{Path(init_from.path).name}` (content `{init_from.digest}`)"
 
 
 def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:

@@ -127,25 +127,24 @@ def _add_shape(writer: GGUFWriter, config: ModelConfig, file_format: Format, nam
 def _add_tokenizer(writer: GGUFWriter, tokenizer: Tokenizer, vocab_size: int) -> None:
     """Write vocabulary, merges, special ids and the chat template.
 
-    Special tokens are CONTROL: readers then match them only where special tokens may be parsed. A model row
-    beyond the tokenizer gets an UNUSED placeholder, because readers want one token for each row.
+    Special tokens are CONTROL: readers then match them only where special tokens may be parsed. Entries that are
+    found in text as a whole are USER_DEFINED. A model row beyond the tokenizer gets an UNUSED placeholder, because
+    readers want one token for each row.
     """
     require(
         vocab_size >= tokenizer.vocab_size,
         f"the model has {vocab_size} embeddings, the tokenizer {tokenizer.vocab_size} tokens: "
         "the tokenizer was trained again after the model; run pretrain again",
     )
-    special = {tokenizer.eos_id, tokenizer.im_start_id, tokenizer.im_end_id}
-    tokens: list[str] = []
-    types: list[int] = []
-    for i in range(vocab_size):
-        known = i < tokenizer.vocab_size
-        tokens.append(tokenizer.backend.id_to_token(i) or f"[PAD{i}]")
-        types.append(TokenType.CONTROL if i in special else TokenType.NORMAL if known else TokenType.UNUSED)
+    types_of = dict.fromkeys(range(vocab_size), TokenType.UNUSED)
+    types_of |= dict.fromkeys(range(tokenizer.vocab_size), TokenType.NORMAL)
+    types_of |= dict.fromkeys(tokenizer.phrases, TokenType.USER_DEFINED)
+    types_of |= dict.fromkeys(tokenizer.special_ids, TokenType.CONTROL)
+    tokens = [tokenizer.backend.id_to_token(i) or f"[PAD{i}]" for i in range(vocab_size)]
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
-    writer.add_token_types(types)
+    writer.add_token_types([types_of[i] for i in range(vocab_size)])
     writer.add_token_merges(read_merges(tokenizer))
     writer.add_eos_token_id(tokenizer.im_end_id)
     writer.add_eot_token_id(tokenizer.im_end_id)

@@ -52,7 +52,7 @@ def compare_tokens(folder: Path, texts: Sequence[str], chats: Sequence[Sequence[
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ours = Tokenizer.load(folder)
-    specials = [ours.decode([i]) for i in (ours.eos_id, ours.im_start_id, ours.im_end_id)]
+    specials = [ours.decode([i]) for i in sorted(ours.special_ids)]
 
     def plain(text: str) -> bool:
         return not any(special in text for special in specials)

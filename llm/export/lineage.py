@@ -1,7 +1,8 @@
 """What a release was made from: the lock's digests of every stage, and the corpus with its licences.
 
 A release cannot hold its own commit, so lineage.json holds what dvc.lock says about each stage (digests of data,
-code and outputs, values of params), and `python -m llm.export.lineage FINGERPRINT` finds the commit from that.
+code and outputs, values of params), and `python -m llm.export.lineage FINGERPRINT` finds the commit from that. When
+training started from a model, lineage.json names it and the digest of its content.
 It never reads the lock's entry of `package`: that one describes the release itself, and does not exist yet when
 the first release is made.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from llm.config import ConfigError
+from llm.config import ConfigError, InitFrom
 
 PACKAGE = "package"
 RELEASE = Path("models/release")
@@ -75,6 +76,14 @@ def describe_corpus(clean: Path) -> dict[str, Any]:
         rows = pq.read_table(clean / f"{kind}.parquet", columns=["source"]).column("source").to_pylist()
         others[kind] = dict(sorted(Counter(rows).items()))
     return {"sources": documents, **others}
+
+
+def describe_start(init_from: InitFrom | None) -> dict[str, Any]:
+    """Return what lineage.json says of the model that training started from; nothing of random weights."""
+    if init_from is None:
+        return {}
+    about = {"name": Path(init_from.path).name, "digest": init_from.digest}  # a path would be of one machine
+    return {"init_from": about | ({"release": init_from.release} if init_from.release else {})}
 
 
 def find_commit(fingerprint: str, release: Path = RELEASE, repository: Path = Path(".")) -> str | None:

@@ -62,33 +62,38 @@ def _read_commits(repository: Path) -> Iterator[Snapshot]:
             stages = (yaml.safe_load(git(repository, "show", f"{commit}:./dvc.lock")) or {}).get("stages") or {}
         except ConfigError:
             continue  # this commit removed the lock
-        packaged = _digest_of(stages, "package", "deps")
+        packaged = find_digest(stages, "package", "deps", CLEAN)
         if packaged:
             yield Snapshot(read_reported(repository, commit) or "", commit, date, packaged)
-        cleaned = _digest_of(stages, "clean", "outs")
+        cleaned = find_digest(stages, "clean", "outs", CLEAN)
         if cleaned and cleaned != packaged:
             yield Snapshot("", commit, date, cleaned)
 
 
-def _digest_of(stages: Mapping[str, Any], stage: str, side: str) -> str:
-    """Return what the lock says of data/clean in a stage."""
-    found = [str(one.get("md5", "")) for one in stages.get(stage, {}).get(side, []) if one["path"] == CLEAN]
+def find_digest(stages: Mapping[str, Any], stage: str, side: str, path: str) -> str:
+    """Return what the lock says of a path in the deps or outs of a stage; "" when it says nothing."""
+    found = [str(one.get("md5", "")) for one in stages.get(stage, {}).get(side, []) if one["path"] == path]
     return found[0] if found else ""
 
 
 def find_files(repository: Path, digest: str) -> dict[str, Path] | None:
     """Return the files of a data/clean by name, from the cache or else the workspace; None if they are gone."""
+    files = find_cached(repository, digest)
+    here = repository / CLEAN
+    if files is None and here.is_dir() and hash_folder(here) == digest:
+        return {path.name: path for path in here.iterdir()}
+    return files
+
+
+def find_cached(repository: Path, digest: str) -> dict[str, Path] | None:
+    """Return the files of a folder by name, as dvc's cache holds them; None if one is gone."""
     cache = find_cache(repository) / "files" / "md5"
     listing = cache / digest[:2] / digest[2:]
-    if listing.is_file():
-        entries = json.loads(listing.read_text())
-        files = {str(one["relpath"]): cache / one["md5"][:2] / one["md5"][2:] for one in entries}
-        if all(path.is_file() for path in files.values()):
-            return files
-    here = repository / CLEAN
-    if here.is_dir() and hash_folder(here) == digest:
-        return {path.name: path for path in here.iterdir()}
-    return None
+    if not listing.is_file():
+        return None
+    entries = json.loads(listing.read_text())
+    files = {str(one["relpath"]): cache / one["md5"][:2] / one["md5"][2:] for one in entries}
+    return files if all(path.is_file() for path in files.values()) else None
 
 
 def find_cache(repository: Path) -> Path:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from llm.config import Base, BaseParams, ConfigError, require
 from llm.data.loader import Batch, WindowLoader
 from llm.model.config import ModelConfig
-from llm.model.transformer import Transformer, init_weights
+from llm.model.folder import start_model
+from llm.model.transformer import Transformer
 from llm.train.local import TrainConfig, model_loss
 from llm.train.loop import Trained, train
 from llm.train.meter import Meter
@@ -143,8 +144,7 @@ def run_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, job.base.threads // torch.distributed.get_world_size()))
     tokens = np.memmap(job.tokens, dtype=job.tokens_dtype, mode="r")
     loader = WindowLoader(tokens, job.context, job.train.batch_size, job.base.seed)
-    model = Transformer(job.shape)
-    init_weights(model, job.base.seed)
+    model = start_model(job.shape, job.base)
     engine = DeepSpeedEngine(model.to(job.base.torch_dtype), job.train, job.base, job.zero_stage)
     meter = Meter(job.train.steps, job.base, model, job.train.batch_size * job.context)
     trained = train(engine, loader.batch, job.train, job.base, scratch, meter)

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import Any, NoReturn, TypeVar, get_args
 
 import yaml
@@ -199,6 +200,8 @@ def _fields_at(model: Any, where: list[str]) -> list[str]:
     for part in where:
         fields = getattr(model, "model_fields", None)
         model = fields[part].annotation if fields else get_args(model)[-1]
+        if isinstance(model, UnionType):  # X | None
+            model = get_args(model)[0]
     return list(model.model_fields)
 
 

@@ -1,5 +1,7 @@
 """Byte-level BPE: round trips over all of Unicode, the chat template, and training by hand."""
 
+import json
+
 import pytest
 import torch  # noqa: F401 - transformers looks for it
 from hypothesis import given, settings
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 
 from llm.config import ConfigError
 from llm.data.chat import render
-from llm.data.tokenizer import Tokenizer, train_tokenizer
+from llm.data.tokenizer import Tokenizer, adopt_tokenizer, train_tokenizer
+from tests.qwen3 import write_tokenizer
 
 TEXT = [
     "Return the length of the list.",
@@ -85,3 +88,59 @@ def test_render_equals_the_exported_template(tokenizer, tmp_path):
 def test_unknown_role_is_named(tokenizer):
     with pytest.raises(ConfigError, match="role 'tool'"):
         render(tokenizer, [{"role": "tool", "content": "x"}])
+
+
+def test_a_tokenizer_like_qwens_is_adopted(tmp_path):
+    """More special tokens, a phrase, an NFC normaliser, padding: equal ids for text in NFC, no padding, no forgery."""
+    theirs = write_tokenizer(tmp_path)
+    adopted = adopt_tokenizer(tmp_path)
+    assert adopted.vocab_size == 302
+    assert adopted.special_ids == {297, 298, 299, 300}
+    assert (adopted.eos_id, adopted.im_start_id, adopted.im_end_id) == (297, 298, 299)
+    texts = ["The Mühle turns, <think>and</think> turns.", "naïve\n\n12 3", ""]
+    theirs.no_padding()
+    assert adopted.encode_batch(texts) == [theirs.encode(text).ids for text in texts]
+    forged = "<|im_end|><|fim|>"
+    assert not adopted.special_ids & set(adopted.encode(forged))
+    assert theirs.encode(forged).ids == [299, 300]
+    for text in (*texts, forged):
+        assert b"".join(adopted.token_bytes()[i] for i in adopted.encode(text)) == text.encode()
+    adopted.save(tmp_path / "saved")
+    assert Tokenizer.load(tmp_path / "saved").encode_batch(texts) == adopted.encode_batch(texts)
+    assert json.loads((tmp_path / "saved" / "tokenizer.json").read_text())["normalizer"] is None
+
+
+def test_our_own_tokenizer_is_adopted_unchanged(tokenizer, tmp_path):
+    tokenizer.save(tmp_path)
+    assert adopt_tokenizer(tmp_path).backend.to_str() == tokenizer.backend.to_str()
+
+
+def test_a_tokenizer_without_chat_tokens_is_refused(tmp_path):
+    write_tokenizer(tmp_path, ("<|endoftext|>",))
+    with pytest.raises(ConfigError, match=r"lacks the special tokens <\|im_start\|>, <\|im_end\|>.*resize_token"):
+        adopt_tokenizer(tmp_path)
+    with pytest.raises(ConfigError, match="tokenizer.json: no such file"):
+        adopt_tokenizer(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(normalizer={"type": "Lowercase"}), "normalizer is {'type': 'Lowercase'}"),
+        (lambda c: c["pre_tokenizer"]["pretokenizers"][0]["pattern"].update(Regex=r"\w+"), "not Qwen2's split"),
+        (lambda c: c.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True, "use_regex": True,
+                                           "trim_offsets": True}), "not Qwen2's split"),
+        (lambda c: c["model"].update(byte_fallback=True), "model BPE is no plain BPE"),
+        (lambda c: c.update(decoder=None), "decoder is None"),
+        (lambda c: c["added_tokens"][-1].update(id=400), "ids have gaps"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path, change, message):
+    write_tokenizer(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    change(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError) as caught:
+        adopt_tokenizer(tmp_path)
+    assert message in str(caught.value)
+    assert "remove base.init_from" in str(caught.value)

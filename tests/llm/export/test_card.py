@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from llm.config import InitFrom
 from llm.export.card import write_card
 from llm.export.gate import Check
 from llm.model.config import ModelConfig
@@ -28,10 +29,10 @@ CORPUS = {
 }
 
 
-def make_card(passed: bool) -> str:
+def make_card(passed: bool, init_from: InitFrom | None = None) -> str:
     checks = [Check("kl", 2.5, 8.0, passed, "near sft")]
     quantization = {"card": {"original": CARD, "q8_0": CARD, "q4_0": CARD}}
-    return write_card("gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks)
+    return write_card("gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks, init_from)
 
 
 def test_the_hub_accepts_the_metadata():
@@ -58,3 +59,15 @@ def test_a_failed_gate_is_said_in_front():
     text = make_card(False)
     assert "**Not released.**" in text
     assert "| kl | 2.5 | 8 | **failed** | near sft |" in text
+
+
+def test_where_it_started_is_said():
+    assert "trained from raw text" in make_card(True)
+    other = InitFrom(path="/home/ann/models/Qwen3-0.6B", digest="0" * 32)
+    text = make_card(True, other)
+    assert f"started from the model `Qwen3-0.6B` (content `{'0' * 32}`)" in text
+    assert "raw text" not in text
+    assert "/home/ann" not in text
+    assert "started from release `fedcba9876543210`" in make_card(
+        True, other.model_copy(update={"release": "fedcba9876543210"})
+    )

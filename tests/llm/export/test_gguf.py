@@ -8,14 +8,15 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader
 
 from llm.config import ConfigError
-from llm.data.tokenizer import Tokenizer
+from llm.data.tokenizer import Tokenizer, adopt_tokenizer
 from llm.export.gguf import write_gguf
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, score_torch
-from llm.model.folder import from_hf_state, to_hf_state
+from llm.model.folder import from_hf_state, load_model, to_hf_state
 from llm.model.transformer import Transformer, init_weights
 from llm.quant.blocks import pack_q4_0, pack_q8_0, round_q4_0, unpack
+from tests.qwen3 import write_qwen3, write_tokenizer
 
 HELD_OUT = [
     f"Return the {n} of the largest window, or the last value of a list.\n\nArgs: {n}s." for n in "abcdefghijkl"
@@ -133,3 +134,15 @@ def test_faults_are_named(files: dict[str, Path], model: Transformer, tokenizer:
         scorer.score([[0, 400]])
     with pytest.raises(ValueError, match="97 tokens"):
         scorer.next_tokens([[1] * 97])
+
+
+def test_another_models_tokenizer_and_padded_rows(tmp_path: Path):
+    """Its special tokens are CONTROL (3), its phrase USER_DEFINED (4), rows beyond it UNUSED (5)."""
+    write_qwen3(tmp_path)
+    write_tokenizer(tmp_path)
+    write_gguf(tmp_path / "a.gguf", load_model(tmp_path), adopt_tokenizer(tmp_path), "f16")
+    fields = {name: field.contents() for name, field in GGUFReader(tmp_path / "a.gguf").fields.items()}
+    types = fields["tokenizer.ggml.token_type"]
+    assert len(types) == len(fields["tokenizer.ggml.tokens"]) == 320
+    assert types == [1] * 297 + [3] * 4 + [4] + [5] * 18
+    assert fields["tokenizer.ggml.tokens"][300:303] == ["<|fim|>", "<think>", "[PAD302]"]

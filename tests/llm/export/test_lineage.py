@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from llm.export.lineage import describe_corpus, find_commit, is_current, main, read_stages
+from llm.config import InitFrom
+from llm.export.lineage import describe_corpus, describe_start, find_commit, is_current, main, read_stages
 
 
 def entry(deps: dict[str, str], outs: dict[str, str], **params: Any) -> dict[str, Any]:
@@ -128,3 +129,11 @@ def test_a_stage_that_ran_again_makes_the_lineage_stale(tmp_path: Path):
     lock["stages"]["clean"]["deps"][1]["md5"] = "c2"  # other code, same data/clean
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
     assert not is_current(tmp_path, tmp_path / "dvc.lock")
+
+
+def test_the_model_that_training_started_from_is_named_without_its_path():
+    assert describe_start(None) == {}
+    other = InitFrom(path="/home/ann/Qwen3-0.6B", digest="0" * 32)
+    assert describe_start(other) == {"init_from": {"name": "Qwen3-0.6B", "digest": "0" * 32}}
+    ours = InitFrom(path=f"models/start/{'a' * 16}", digest="0" * 32, release="a" * 16)
+    assert describe_start(ours)["init_from"]["release"] == "a" * 16
