@@ -1,7 +1,8 @@
 """Rlhf: sft model, reward model and prompts -> a policy that is rewarded more and has not gone far.
 
 GRPO on prompts of the training split.  What is kept is the best policy that, on prompts which no step used,
-stays within the bounds on KL and length; if there is none, sft itself, and the report says so.
+stays within the bounds on KL and length; if there is none, sft itself, and the report says so.  With `lora` only
+adapters learn, over one copy of sft's weights; models/policy is merged, and holds the adapter in adapter/.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ from llm.rl.grpo import Check, GRPOConfig, Optimised, Trainer, optimise
 from llm.rl.prompts import plan_prompts, read_prompts
 from llm.rl.reward_model import RewardModel
 from llm.rl.rollout import make_reward
+from llm.train.lora import LoraConfig, adapt_copy, save_adapted
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
 
@@ -24,12 +26,14 @@ class Params(GRPOConfig, StageParams):
     check_prompts: int = Field(128, ge=2, le=10**6, description="prompts set aside to measure policies on")
     principle_share: float = Field(0.2, ge=0, le=1, description="share of the prompts that are about a principle")
     max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out")
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters; none: every weight learns")
 
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     sft = paths.deps["models/sft"]
     tokenizer = Tokenizer.load(sft)
-    policy, reference = load_model(sft), load_model(sft)
+    reference = load_model(sft)
+    policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
     reward_model = RewardModel.load(paths.deps["models/reward"])
     room = policy.config.context - params.max_new_tokens - 1
     prompts = read_prompts(
@@ -49,7 +53,10 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     before = trainer.calibrate(check_ids)
     plan = plan_prompts(train_prompts, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
     done = optimise(trainer, lambda step: plan[step], before, check_ids, paths.follow())
-    save_model(policy, paths.outs["models/policy"])
+    if params.lora is None:
+        save_model(policy, paths.outs["models/policy"])
+    else:
+        save_adapted(policy, params.lora, sft, paths.outs["models/policy"])
     tokenizer.save(paths.outs["models/policy"])
     write_trace(paths.outs["models/policy"], done.trace)
     return summarise(params, done, before, len(prompts))

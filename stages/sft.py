@@ -1,7 +1,8 @@
 """Supervised fine-tuning: base model and conversations -> a model that answers.
 
 Loss on assistant tokens only, in ChatML. Kinds of conversation are repeated by `repeat`, so that a few hundred
-lines of everyday talk are not drowned by questions about functions.
+lines of everyday talk are not drowned by questions about functions. With `lora` only adapters learn; models/sft is the
+merged model all the same, and holds the adapter in adapter/.
 """
 
 from pathlib import Path
@@ -17,6 +18,7 @@ from llm.data.tokenizer import Tokenizer
 from llm.model.folder import load_model, save_model
 from llm.train.local import LocalEngine, TrainConfig, evaluate_loss
 from llm.train.loop import train
+from llm.train.lora import LoraConfig, add_adapters, save_adapted
 from llm.train.meter import Meter
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
@@ -25,6 +27,7 @@ from stages.plumbing.stage import Paths, main
 class Params(TrainConfig, StageParams):
     max_len_tokens: int = Field(256, ge=16, description="longer conversations are left out and counted")
     repeat: dict[str, int] = Field({"smalltalk": 4, "principle": 4}, description="copies per kind of conversation")
+    lora: LoraConfig | None = Field(None, description="train low-rank adapters; none: every weight learns")
 
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
@@ -35,6 +38,8 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     model = load_model(paths.deps["models/base"], params.base.torch_dtype).to(params.base.torch_device)
     held_out = [pad_batch(rows["val"][i : i + 32], tokenizer.eos_id) for i in range(0, min(512, len(rows["val"])), 32)]
     before = evaluate_loss(model, held_out)
+    if params.lora is not None:
+        add_adapters(model, params.lora, params.base.seed)
     engine = LocalEngine(model, params)
     meter = Meter(params.steps, params.base, model, sum(loader.lengths) / len(loader.lengths) * params.batch_size)
 
@@ -44,7 +49,10 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     trained = train(engine, loader.batch, params, params.base, paths.scratch, meter, name_conversations, paths.follow())
     after = evaluate_loss(model, held_out)
     engine.restore_masters()
-    save_model(model, paths.outs["models/sft"])
+    if params.lora is None:
+        save_model(model, paths.outs["models/sft"])
+    else:
+        save_adapted(model, params.lora, paths.deps["models/base"], paths.outs["models/sft"])
     tokenizer.save(paths.outs["models/sft"])
     write_trace(paths.outs["models/sft"], trained.trace)
     paths.cost.update(trained.cost)

@@ -147,11 +147,6 @@ def hf_names(config: ModelConfig) -> set[str]:
 
 def to_hf_state(model: Transformer) -> dict[str, Tensor]:
     """Return fp32 tensors under Qwen3's names."""
-    c = model.config
-    rows = {
-        "attention.qkv.weight": [n * c.head_size for n in (c.num_heads, c.num_kv_heads, c.num_kv_heads)],
-        "mlp.gate_up.weight": [c.mlp_size, c.mlp_size],
-    }
     state: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         tensor = tensor.detach().to("cpu", torch.float32)
@@ -167,9 +162,23 @@ def to_hf_state(model: Transformer) -> dict[str, Tensor]:
         if rest in _PLAIN:
             state[prefix + _PLAIN[rest]] = tensor
         else:
-            for part, piece in zip(_FUSED[rest], tensor.split(rows[rest]), strict=True):
-                state[prefix + part] = piece
+            parts = list_parts(rest.removesuffix(".weight"), model.config)
+            for part, piece in zip(parts, tensor.split(list(parts.values())), strict=True):
+                state[f"{prefix}{part}.weight"] = piece
     return {name: tensor.clone().contiguous() for name, tensor in state.items()}
+
+
+def list_parts(projection: str, config: ModelConfig) -> dict[str, int]:
+    """Return what Qwen3 calls a block's projection ("attention.qkv", "mlp.down"): its parts in order, with rows."""
+    rows = {
+        "attention.qkv": [n * config.head_size for n in (config.num_heads, config.num_kv_heads, config.num_kv_heads)],
+        "attention.out": [config.hidden_size],
+        "mlp.gate_up": [config.mlp_size, config.mlp_size],
+        "mlp.down": [config.hidden_size],
+    }
+    matrix = f"{projection}.weight"
+    names = _FUSED.get(matrix) or (_PLAIN[matrix],)
+    return {name.removesuffix(".weight"): size for name, size in zip(names, rows[projection], strict=True)}
 
 
 def from_hf_state(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:

@@ -222,12 +222,19 @@ def optimise(
             checks.append((step + 1, check))
             if check.passes(reference, config) and check.reward > best:
                 kept_step, kept, best = step + 1, copy_weights(trainer.policy), check.reward
-    trainer.policy.load_state_dict(kept)
+    restore_weights(trainer.policy, kept)
     if kept_step == 0:
         log.warning("no step raised the reward within the bounds on KL and length: the policy is sft unchanged")
     return Optimised(trace, checks, kept_step)
 
 
 def copy_weights(model: Transformer) -> dict[str, Tensor]:
-    """Return a copy of the weights that further training does not touch."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """Return a copy of the weights that learn, which further training does not touch."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def restore_weights(model: Transformer, kept: dict[str, Tensor]) -> None:
+    """Put back what `copy_weights` returned."""
+    for name, tensor in kept.items():
+        model.get_parameter(name).copy_(tensor)

@@ -1,4 +1,4 @@
-"""AdamW over all fp32 weights of a model at one rate: preference learning takes few, small steps.
+"""AdamW over all fp32 weights of a model that are not frozen, at one rate: preference learning takes few, small steps.
 
 `llm.train.optimiser` keeps masters of a bf16 model and treats hidden matrices apart; here the weights are the
 masters, and heads or embeddings learn like the rest.
@@ -17,7 +17,7 @@ class Optimiser:
 
     def __init__(self, model: nn.Module, lr: float):
         self.lr = lr
-        self.params = list(model.parameters())
+        self.params = [parameter for parameter in model.parameters() if parameter.requires_grad]
         assert all(p.dtype == torch.float32 for p in self.params)
         self.adamw = torch.optim.AdamW(self.params, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 

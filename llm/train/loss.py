@@ -15,7 +15,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, chunk: int) -> Tensor:
         total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND)
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32)
+        # As large as the unembedding in fp32, so only where that learns: below adapters it is frozen.
+        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden_ND), chunk):
             hidden, targets = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
             keep = (targets != IGNORE).unsqueeze(1)
@@ -27,15 +28,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad = grad.to(hidden.dtype)
             # What does not count is left out of the narrow matrices, not of the wide one.
             grad_hidden[start : start + chunk] = (grad @ weight_VD) * keep
-            grad_weight += grad.T @ (hidden * keep)
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+            if grad_weight is not None:
+                grad_weight += grad.T @ (hidden * keep)
+        ctx.save_for_backward(grad_hidden, None if grad_weight is None else grad_weight.to(weight_VD.dtype))
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+        if grad_weight is not None:
+            grad_weight = grad_weight * scale.to(grad_weight.dtype)
+        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight, None, None
 
 
 def next_token_loss(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llm.config import Base, ConfigError
 from llm.data.schema import Preference, hash_id, write_rows
@@ -13,6 +14,7 @@ from llm.model.config import ModelConfig
 from llm.model.folder import load_model, save_model
 from llm.model.transformer import Transformer, init_weights
 from llm.rl.reward_model import RewardModel
+from llm.train.lora import LoraConfig
 from stages import rlhf
 from stages.plumbing.stage import Paths
 
@@ -101,6 +103,38 @@ def test_nothing_within_the_bounds_keeps_sft(deps, tmp_path):
     metrics = run(deps, tmp_path / "policy", PARAMS.model_copy(update={"steps": 3, "kl_bound": 1e-9}))
     assert metrics["kept_step"] == 0
     assert metrics["kept"]["kl"] == 0.0
+    kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
+    assert kept == (deps["models/sft"] / "model.safetensors").read_bytes()
+
+
+def test_adapters_learn_over_frozen_sft_weights(deps, tmp_path):
+    """Rewards rise, the kept policy is within its bounds, and models/policy is sft plus what the adapter says."""
+    sft = load_model(deps["models/sft"])
+    with torch.no_grad():
+        sft.embedding.weight *= 8  # which stays as it is: with rows so small no hidden state gives distinct logits
+    save_model(sft, tmp_path / "sft")
+    Tokenizer.load(deps["models/sft"]).save(tmp_path / "sft")
+    far = {"steps": 24, "kl_bound": 20.0, "kl_coef": 0.01, "lr": 0.02}
+    params = PARAMS.model_copy(update={**far, "lora": LoraConfig(rank=4, alpha=16)})
+    metrics = run({**deps, "models/sft": tmp_path / "sft"}, tmp_path / "policy", params)
+    assert metrics["checks"][0]["kl"] == 0.0
+    assert metrics["kept_step"] > 0
+    assert metrics["kept"]["reward_gain"]["low"] > 0
+    assert 0.5 < metrics["kept"]["kl"] <= metrics["kept"]["kl_bound"]
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("sft", "policy"))
+    adapter = load_file(tmp_path / "policy" / "adapter" / "adapter_model.safetensors")
+    for name, tensor in before.items():
+        matrix = f"base_model.model.{name.removesuffix('.weight')}"
+        if name.split(".")[-2].endswith("_proj"):
+            low, high = adapter[f"{matrix}.lora_A.weight"], adapter[f"{matrix}.lora_B.weight"]
+            tensor = tensor + 4.0 * (high @ low)
+        assert torch.equal(after[name], tensor), name
+    assert len(adapter) == 2 * 2 * 7
+
+
+def test_adapters_that_no_check_passed_leave_sft_to_the_bit(deps, tmp_path):
+    params = PARAMS.model_copy(update={"steps": 3, "kl_bound": 1e-9, "lora": LoraConfig(rank=2, alpha=4)})
+    assert run(deps, tmp_path / "policy", params)["kept_step"] == 0
     kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
     assert kept == (deps["models/sft"] / "model.safetensors").read_bytes()
 

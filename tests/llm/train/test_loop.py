@@ -62,6 +62,21 @@ def test_loss_and_gradients_equal_torch(chunk):
     assert torch.allclose(got, expected, atol=1e-6)
 
 
+def test_a_frozen_unembedding_costs_no_gradient():
+    """The same gradient of the hidden states, and nothing of the unembedding's size is kept for the way back."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(1, 10, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.randint(0, 50, (1, 10), generator=generator)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        got = next_token_loss(hidden, weight, targets)
+    learned = next_token_loss(hidden, weight.clone().requires_grad_(), targets)
+    wanted = torch.autograd.grad(learned, hidden)[0]
+    assert torch.equal(torch.autograd.grad(got, hidden)[0], wanted)
+    assert all(tensor.numel() < weight.numel() for tensor in kept)
+
+
 def test_loss_without_targets_is_zero():
     hidden, weight = torch.randn(1, 3, 8), torch.randn(5, 8)
     assert next_token_loss(hidden, weight, torch.full((1, 3), IGNORE)) == 0.0
