@@ -36,7 +36,8 @@ MAX_EPOCHS = 4  # so often text can be repeated and teach nearly as much as new 
 
 class Params(TrainConfig, StageParams):
     # a longer run goes on from a shorter one's stable phase
-    RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes"})
+    # and ranks on another number of them
+    RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes", "workers", "zero_stage"})
 
     preset: Literal["nano", "mini", "small", "1b", "7b", "30b"] | None = Field(
         None, description="a shape of llm/model/presets.py: gives every size, rate, batch and step left out here"
@@ -139,9 +140,10 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     if epochs > MAX_EPOCHS:
         log.warning("%.0f passes over the text; past %d they teach little: add text or lower steps", epochs, MAX_EPOCHS)
     if params.launcher == "ray":
-        from llm.train.ray_launcher import train_with_ray
+        from llm.train.ray_launcher import Layout, train_with_ray
 
-        trained = train_with_ray(model, loader, params, params.base, paths.scratch, params.workers, params.zero_stage)
+        layout = Layout(params.workers, params.zero_stage)
+        trained = train_with_ray(model, loader, params, params.base, paths.scratch, layout)
     else:
         model.to(params.base.torch_device, params.base.torch_dtype)
         engine = LocalEngine(model, params, compile=params.compile)

@@ -29,12 +29,12 @@ def make_parts(tmp_path, config=CONFIG):
 
 
 def test_ray_refuses_muon(tmp_path):
-    from llm.train.ray_launcher import train_with_ray
+    from llm.train.ray_launcher import Layout, train_with_ray
 
     config = CONFIG.model_copy(update={"optimiser": "muon"})
     model, loader = make_parts(tmp_path, config)
     with pytest.raises(ConfigError, match=r"pretrain\.optimiser: adamw"):
-        train_with_ray(model, loader, config, BASE, tmp_path, 2, 2)
+        train_with_ray(model, loader, config, BASE, tmp_path, Layout(workers=2))
 
 
 @pytest.mark.slow
@@ -42,14 +42,14 @@ def test_ray_refuses_muon(tmp_path):
 def test_two_workers_follow_the_local_curve(tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed: DeepSpeed builds its communication op with it")
-    from llm.train.ray_launcher import train_with_ray
+    from llm.train.ray_launcher import Layout, train_with_ray
 
     model, loader = make_parts(tmp_path)
     local = train(LocalEngine(model, CONFIG), loader.batch, CONFIG, BASE, None)
     spread, loader = make_parts(tmp_path)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    ray = train_with_ray(spread, loader, CONFIG, BASE, scratch, workers=2, zero_stage=2)
+    ray = train_with_ray(spread, loader, CONFIG, BASE, scratch, Layout(workers=2, zero_stage=2))
     ours, theirs = ([point["loss"] for point in one.trace] for one in (local, ray))
     # fp32 sums in another order; negative control below: another learning rate leaves the band
     assert np.allclose(ours, theirs, atol=2e-4), (ours, theirs)
