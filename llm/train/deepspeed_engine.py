@@ -10,14 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
-from deepspeed.utils import (
-    safe_get_full_fp32_param,
-    safe_get_full_optimizer_state,
-    safe_set_full_fp32_param,
-    safe_set_full_optimizer_state,
-)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,6 +30,8 @@ class _WithLoss(nn.Module):
     """Unembedding and loss inside forward, for ZeRO 3 has a weight on a rank only while a forward needs it."""
 
     def __init__(self, model: Transformer):
+        import deepspeed
+
         super().__init__()
         self.model = model
         head = model.embedding if model.head is None else model.head
@@ -55,6 +50,8 @@ class DeepSpeedEngine:
     def __init__(
         self, shape: ModelConfig, initial: Callable[[str], Tensor], config: TrainConfig, base: Base, zero_stage: int
     ):
+        import deepspeed  # at the top of the file it would set up logging for whoever imports this
+
         self.world, self.rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
         self.peaks = (config.lr, config.embedding_lr)
         settings = deepspeed_config(config, base, zero_stage, self.world, shape)
@@ -113,6 +110,8 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def load(self, folder: Path, fits: Callable[[int, dict[str, Any]], bool]) -> tuple[int, dict[str, Any]] | None:
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
         if (parts := open_parts(folder, fits)) is None:
             return None
         self._make_moments(parts.step)
@@ -169,6 +168,8 @@ class DeepSpeedEngine:
 
     def _read(self, parameter: nn.Parameter, kind: str) -> Tensor:
         """Return a whole fp32 tensor; collective under ZeRO."""
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
         if parameter in self.own_masters:
             master = self.own_masters[parameter]
             kept: Tensor = master if kind == "master" else self._adamw().state[master][kind]
@@ -184,6 +185,8 @@ class DeepSpeedEngine:
     @torch.no_grad()
     def _write(parameter: nn.Parameter, whole: Tensor) -> None:
         """Set the compute weight; under stage 3 gathered for that moment, and sharded again."""
+        import deepspeed
+
         with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
             if parameter.numel() == whole.numel():
                 parameter.copy_(whole)

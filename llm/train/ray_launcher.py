@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,7 @@ from llm.data.loader import Batch, WindowLoader
 from llm.data.shards import open_shard
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer
+from llm.train.layout import Layout, check_layout
 from llm.train.local import TrainConfig
 from llm.train.loop import Engine, Trained, train
 from llm.train.meter import Meter
@@ -30,15 +31,6 @@ from llm.train.schedule import count_stable_steps
 log = logging.getLogger(__name__)
 INITIAL, CURVE = "initial.safetensors", "trained.json"
 MAX_FAILURES = 3  # restarts of a run; then the fault is not the machine's
-
-
-class Layout(NamedTuple):
-    """How `workers` share the model: groups of tensor_parallel x pipeline_parallel, and ZeRO over what is left."""
-
-    workers: int
-    zero_stage: int = 2
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
 
 
 class Job(BaseParams):
@@ -60,6 +52,10 @@ def run_worker(config: dict[str, Any]) -> None:
     job = Job.model_validate_json(config["job"])
     import numpy as np
 
+    if job.base.torch_device.type == "cuda":
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
     scratch = Path(job.scratch)
     rank = torch.distributed.get_rank()
     logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
@@ -79,6 +75,12 @@ def run_worker(config: dict[str, Any]) -> None:
 
 def make_engine(job: Job, initial: Any) -> Engine[Batch]:
     """Return the engine that serves the layout."""
+    layout = job.layout
+    if layout.group > 1:
+        from llm.train.parallel import ParallelEngine
+
+        parallel = layout.tensor_parallel, layout.pipeline_parallel
+        return ParallelEngine(job.shape, initial, job.train, job.base, *parallel)
     from llm.train.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(job.shape, initial, job.train, job.base, job.layout.zero_stage)
@@ -89,6 +91,7 @@ def train_with_ray(
 ) -> Trained:
     """Train `model` in place on Ray workers; scratch must be a path that all of them see."""
     require(config.optimiser == "adamw", "pretrain.launcher: ray trains with AdamW; set pretrain.optimiser: adamw")
+    check_layout(model.config, layout, config.batch_size, loader.context)
     require(base.dtype != "fp16", "pretrain.launcher: ray computes in bf16 or fp32; set base.dtype")
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
