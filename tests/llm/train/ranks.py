@@ -18,15 +18,15 @@ from llm.train.local import LocalEngine, TrainConfig
 from llm.train.loop import train
 
 SHAPE = ModelConfig(
-    vocab_size=320, hidden_size=64, num_layers=4, num_heads=4, num_kv_heads=4, head_size=16, mlp_size=96, context=64
+    vocab_size=320, hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=4, head_size=16, mlp_size=96, context=64
 )
 UNTIED = SHAPE.model_copy(update={"tie_embeddings": False})
 BASE = Base(dtype="fp32", threads=1)
 CONFIG = TrainConfig(
-    optimiser="adamw", steps=8, batch_size=8, checkpoint_every=4, log_every=1, lr=0.01, warmup_steps=1, micro_batch=2,
+    optimiser="adamw", steps=6, batch_size=4, checkpoint_every=4, log_every=1, lr=0.01, warmup_steps=1, micro_batch=1,
     checkpoint_activations=True,
 )  # fmt: skip
-# fp32 sums in another order; the largest difference seen over eight steps was 2e-6
+# fp32 sums in another order; the largest difference seen over six steps was 2e-6
 TOLERANCE = 5e-5
 
 
