@@ -4,7 +4,7 @@ Ranks form a mesh (pipeline, data, tensor). A pipeline stage holds consecutive b
 split over the tensor ranks by heads or by MLP columns, and between matrices the sequence is split, norms included
 (Megatron-LM, arXiv:1909.08053, and its sequence parallelism, arXiv:2205.05198). The vocabulary is split too: no rank
 holds whole logits. Over the data ranks FSDP2 shards fp32 weights and moments, as ZeRO 3 does. The schedule is 1F1B
-(arXiv:2104.04473) with one sequence per micro-batch: the least memory and the smallest bubble.
+(arXiv:2104.04473); left to itself a micro-batch is one sequence: the least memory and the smallest bubble.
 The optimiser is AdamW: no rank holds a whole matrix that Muon could orthogonalise.
 Shapes: B batch, T time, S = T / tensor_parallel, D hidden.
 """
@@ -178,17 +178,17 @@ class ParallelEngine:
             for one in (True, False)
         ]
         self.adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-        self.rows = config.batch_size // self.mesh["data"].size()
+        self.passes = config.batch_size // self.mesh["data"].size() // (config.micro_batch or 1)
         group, place = self.mesh["pipeline"].get_group(), self.mesh.get_local_rank("pipeline")
         piped = PipelineStage(self.stage, place, pipeline_parallel, device, group=group)
-        self.schedule = Schedule1F1B(piped, self.rows, loss_fn=self._loss)
+        self.schedule = Schedule1F1B(piped, self.passes, loss_fn=self._loss)
         self.device, self.zero = device, torch.zeros((), device=device)
 
     def step(self, batch: Batch, lr_scale: float) -> dict[str, Tensor | float]:
         replica, replicas = self.mesh.get_local_rank("data"), self.mesh["data"].size()
         mine = Batch(*(None if part is None else part[replica::replicas] for part in batch.to(self.device)))  # type: ignore[arg-type]
         # The schedule averages over micro-batches and FSDP over replicas; the loss is the mean over learned tokens.
-        self.scale = self.rows * replicas / count_targets(batch.targets)
+        self.scale = self.passes * replicas / count_targets(batch.targets)
         losses: list[Tensor] = []
         tokens = (mine.tokens,) if self.stage.embedding is not None else ()
         targets = mine.targets if self.stage.norm is not None else None

@@ -21,7 +21,8 @@ from llm.data.loader import Batch, WindowLoader
 from llm.data.shards import open_shard
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer
-from llm.train.layout import Layout, check_layout
+from llm.train.footprint import Layout
+from llm.train.layout import check_layout
 from llm.train.local import TrainConfig
 from llm.train.loop import Engine, Trained, train
 from llm.train.meter import Meter
@@ -58,7 +59,8 @@ def run_worker(config: dict[str, Any]) -> None:
         torch.cuda.set_device(get_device())
     scratch = Path(job.scratch)
     rank = torch.distributed.get_rank()
-    logging.basicConfig(level=logging.INFO if rank == 0 else logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("llm").setLevel(logging.INFO if rank == 0 else logging.WARNING)
     torch.set_num_threads(max(1, job.base.threads // torch.distributed.get_world_size()))
     tokens = np.memmap(job.tokens, dtype=job.tokens_dtype, mode="r")
     segments_of = open_shard(Path(job.tokens).parent, "train").segments if job.confined else None
@@ -76,7 +78,7 @@ def run_worker(config: dict[str, Any]) -> None:
 def make_engine(job: Job, initial: Any) -> Engine[Batch]:
     """Return the engine that serves the layout."""
     layout = job.layout
-    if layout.group > 1:
+    if layout.is_sharded:
         from llm.train.parallel import ParallelEngine
 
         parallel = layout.tensor_parallel, layout.pipeline_parallel
@@ -98,18 +100,7 @@ def train_with_ray(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = base.torch_device.type == "cuda"
-    memmap: Any = loader.tokens
-    job = Job(
-        shape=model.config,
-        train=TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields}),
-        base=base,
-        layout=layout,
-        tokens=str(Path(memmap.filename).resolve()),
-        tokens_dtype=str(memmap.dtype),
-        confined=loader.segments_of is not None,
-        context=loader.context,
-        scratch=str(scratch.resolve()),
-    )
+    job = describe_job(model, loader, config, base, scratch, layout)
     write_initial(model, scratch / INITIAL)
     ray.init(
         address=os.environ.get("RAY_ADDRESS"),
@@ -137,6 +128,24 @@ def train_with_ray(
     model.load_state_dict({name: parts.tensor(f"master/{name}") for name, _ in model.named_parameters()})
     keep_only_parts(scratch, count_stable_steps(config.steps, config))
     return Trained(**json.loads((scratch / CURVE).read_text()))
+
+
+def describe_job(
+    model: Transformer, loader: WindowLoader, config: TrainConfig, base: Base, scratch: Path, layout: Layout
+) -> Job:
+    """Return what the workers need; they read the tokens from the file that the loader has mapped."""
+    memmap: Any = loader.tokens
+    return Job(
+        shape=model.config,
+        train=TrainConfig(**{name: getattr(config, name) for name in TrainConfig.model_fields}),
+        base=base,
+        layout=layout,
+        tokens=str(Path(memmap.filename).resolve()),
+        tokens_dtype=str(memmap.dtype),
+        confined=loader.segments_of is not None,
+        context=loader.context,
+        scratch=str(scratch.resolve()),
+    )
 
 
 def write_initial(model: Transformer, path: Path) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from llm.config import ConfigError
 from llm.model.presets import PRESETS
-from llm.train.layout import Layout, check_layout
+from llm.train.footprint import Layout
+from llm.train.layout import check_layout
 
 
 def test_what_the_large_presets_need_can_be_split():
@@ -15,12 +16,12 @@ def test_what_the_large_presets_need_can_be_split():
 @pytest.mark.parametrize(
     "layout, name, message",
     [
-        (Layout(64, 2, 8, 4), "30b", "say zero_stage: 3"),
         (Layout(48, 3, 8, 4), "30b", "workers=48 must be a multiple of tensor_parallel x pipeline_parallel = 32"),
         (Layout(64, 3, 16, 1), "30b", "tensor_parallel=16 must divide num_heads=56"),
         (Layout(64, 3, 1, 8), "30b", "pipeline_parallel=8 must divide num_layers=52"),
         (Layout(8, 3, 1, 4), "1b", "tie_embeddings: false"),
-        (Layout(600, 3, 2, 1), "7b", "batch_size=256 must be a multiple of the 300 groups"),
+        (Layout(64, 3, 1, 2, micro_batch=8), "7b", "at least pipeline_parallel=2 micro-batches"),
+        (Layout(600, 3, 2, 1), "7b", "batch_size=256 must be a multiple of the 300 groups of workers x micro_batch=1"),
     ],
 )
 def test_what_cannot_be_split_is_refused(layout, name, message):

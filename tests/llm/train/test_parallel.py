@@ -1,14 +1,21 @@
 """Tensor, pipeline and data parallelism on gloo ranks: the loss curve of one process, shards of the predicted size."""
 
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llm.model.presets import PRESETS
+from llm.train.footprint import Layout
+from llm.train.layout import check_layout
 from llm.train.loop import train
 from llm.train.memory import bytes_per_rank_sharded, count_local
 from llm.train.parallel import ParallelEngine, fused_sizes, join_rows, make_mesh, make_stage, split_rows
 from llm.train.parts import keep_only_parts
+from stages import pretrain
+from stages.plumbing.stage import parse_params
 from tests.llm.train.ranks import (
     BASE,
     CONFIG,
@@ -57,54 +64,66 @@ def check_ranks(results, curve, shape, tensor_parallel, pipeline_parallel, repli
         assert moments == pytest.approx(expected.moments, rel=0.05)
 
 
-def break_scaling(shape):
-    """Negative control: queries, keys and values in their usual order give a rank the heads of another."""
+def train_with_and_without_order(shape):
+    """Train as it should be; then with rows in their usual order, where a rank has the heads of another."""
     from llm.train import parallel
 
+    right = train_on_rank(shape, 2, 1, None)
     parallel.split_rows = lambda whole, sizes, ranks: whole
-    return train_on_rank(shape, 2, 1, None)
+    return right, train_on_rank(shape, 2, 1, None)
+
+
+def train_and_resume(shape, scratch):
+    """Train with both kinds together; then go on from the checkpoint with two tensor times two data ranks."""
+    return train_on_rank(shape, 2, 2, None), train_on_rank(shape, 2, 1, scratch)
 
 
 @pytest.mark.slow
 def test_two_tensor_parallel_ranks_follow_one_process(tmp_path, torch_extensions):
     grouped = SHAPE.model_copy(update={"num_kv_heads": 2})
-    check_ranks(run_ranks(train_on_rank, 2, tmp_path, grouped, 2, 1, None), local_curve(grouped), grouped, 2, 1)
+    curve = local_curve(grouped)
+    right, wrong = zip(*run_ranks(train_with_and_without_order, 2, tmp_path, grouped), strict=True)
+    check_ranks(right, curve, grouped, 2, 1)
+    assert max(abs(a - b) for a, b in zip(wrong[0][0], curve, strict=True)) > 100 * TOLERANCE
 
 
 @pytest.mark.slow
-def test_rows_in_their_usual_order_leave_the_band(tmp_path, torch_extensions):
-    (ours, _), _ = run_ranks(break_scaling, 2, tmp_path, SHAPE)
-    differences = [abs(a - b) for a, b in zip(ours, local_curve(SHAPE), strict=True)]
-    assert max(differences) > 100 * TOLERANCE
-
-
-@pytest.mark.slow
-def test_two_pipeline_stages_resume_as_four_ranks_of_another_layout(tmp_path, torch_extensions):
-    """Two stages follow one process; their checkpoint is continued by two tensor times two data-parallel ranks."""
+def test_two_pipeline_stages_follow_one_process_and_resume_as_four_ranks(tmp_path, torch_extensions):
     scratch, curve = tmp_path / "scratch", local_curve(UNTIED)
     check_ranks(run_ranks(train_on_rank, 2, tmp_path, UNTIED, 1, 2, scratch), curve, UNTIED, 1, 2)
     keep_only_parts(scratch, STOPPED_AT)
-    check_ranks(run_ranks(train_on_rank, 4, tmp_path, UNTIED, 2, 1, scratch), curve, UNTIED, 2, 1, replicas=2)
+    together, resumed = zip(*run_ranks(train_and_resume, 4, tmp_path, UNTIED, scratch), strict=True)
+    check_ranks(together, curve, UNTIED, 2, 2)
+    check_ranks(resumed, curve, UNTIED, 2, 1, replicas=2)
 
 
-@pytest.mark.slow
-def test_tensor_and_pipeline_together(tmp_path, torch_extensions):
-    curve = local_curve(UNTIED)
-    check_ranks(run_ranks(train_on_rank, 4, tmp_path, UNTIED, 2, 2, None), curve, UNTIED, 2, 2)
+def shard_as_rank(rank, shape, layout):
+    """Return the fp32 bytes that one rank of a whole cluster holds, on the meta device, with no other rank there."""
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=layout.workers)
+    try:
+        mesh = make_mesh("cpu", layout.tensor_parallel, layout.pipeline_parallel)
+        stage = make_stage(shape, mesh, torch.bfloat16)
+        return 4 * sum(parameter.to_local().numel() for parameter in stage.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("name, workers, tensor_parallel, pipeline_parallel", [("7b", 16, 8, 1), ("30b", 64, 8, 4)])
-def test_large_presets_shard_as_predicted(name, workers, tensor_parallel, pipeline_parallel):
-    """The first and the last rank of a whole cluster, on the meta device, with no other rank there."""
-    for rank in (0, workers - 1):
-        torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=workers)
-        try:
-            mesh = make_mesh("cpu", tensor_parallel, pipeline_parallel)
-            stage = make_stage(PRESETS[name], mesh, torch.bfloat16)
-            held = 4 * sum(parameter.to_local().numel() for parameter in stage.parameters())
-        finally:
-            torch.distributed.destroy_process_group()
-        place = 0 if rank == 0 else pipeline_parallel - 1
-        local = count_local(PRESETS[name], tensor_parallel, pipeline_parallel, place)
-        expected = bytes_per_rank_sharded(local, workers // (tensor_parallel * pipeline_parallel), "bf16")
-        assert held == pytest.approx(expected.masters, rel=0.05)
+def read_recipe(name):
+    """Return the shape and the layout of a file of recipes/."""
+    tree = yaml.safe_load((Path(__file__).parents[3] / "recipes" / f"{name}.yaml").read_text())
+    params = parse_params("pretrain", pretrain.Params, tree)
+    sizes = (params.workers, params.zero_stage, params.tensor_parallel, params.pipeline_parallel, params.micro_batch)
+    check_layout(params.shape(tree["tokenize"]["vocab_size"]), Layout(*sizes), params.batch_size, params.context)
+    return params.shape(tree["tokenize"]["vocab_size"]), Layout(*sizes)
+
+
+LARGE = [(PRESETS["7b"], Layout(16, 0, 8, 1)), (PRESETS["30b"], Layout(64, 0, 8, 4)), read_recipe("cluster-30b")]
+
+
+@pytest.mark.parametrize("shape, layout", LARGE, ids=["7b", "30b", "recipe of 30b"])
+def test_large_presets_shard_as_predicted(shape, layout):
+    """On the first rank and on the last one, which are the fullest."""
+    for rank, place in ((0, 0), (layout.workers - 1, layout.pipeline_parallel - 1)):
+        local = count_local(shape, layout.tensor_parallel, layout.pipeline_parallel, place)
+        expected = bytes_per_rank_sharded(local, layout.ranks, "bf16")
+        assert shard_as_rank(rank, shape, layout) == pytest.approx(expected.masters, rel=0.05)
