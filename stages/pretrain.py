@@ -32,13 +32,14 @@ from stages.plumbing.stage import Paths, main
 log = logging.getLogger(__name__)
 SIZES = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_size", "mlp_size")
 SHAPE = (*SIZES, "rope_theta", "tie_embeddings")
+LAYOUT = {"workers", "zero_stage", "tensor_parallel", "pipeline_parallel"}
 DERIVED = ("lr", "embedding_lr", "batch_size", "steps", "warmup_steps")
 MAX_EPOCHS = 4  # so often text can be repeated and teach nearly as much as new text: arXiv:2305.16264
 
 
 class Params(TrainConfig, StageParams):
-    # a longer run goes on from a shorter one's stable phase
-    RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes"})
+    # a longer run goes on from a shorter one's stable phase, and any layout of ranks from that of any other
+    RESUMABLE = frozenset({"steps", "decay", "checkpoint_every", "checkpoint_minutes"}) | LAYOUT
 
     steps: int = Field(ge=0, le=10**8, description="optimiser steps; 0 takes the model of base.init_from as it is")
     preset: Literal["nano", "mini", "small", "1b", "7b", "30b"] | None = Field(
@@ -58,7 +59,9 @@ class Params(TrainConfig, StageParams):
     )
     launcher: Literal["local", "ray"] = Field("local", description="ray: Ray Train and DeepSpeed over `workers`")
     workers: int = Field(1, ge=1, description="processes of the ray launcher, one for each GPU")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="DeepSpeed ZeRO stage of the ray launcher")
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        2, description="DeepSpeed ZeRO of the ray launcher; with the next two it is FSDP2"
+    )
     tensor_parallel: int = Field(1, ge=1, description="ranks that share each matrix; of the ray launcher")
     pipeline_parallel: int = Field(1, ge=1, description="ranks that share the layers; of the ray launcher")
     compile: bool = Field(False, description="torch.compile: about 25 s of start-up; other weights than eager")
@@ -106,7 +109,9 @@ class Params(TrainConfig, StageParams):
             return
         if self.optimiser != "adamw":
             yield "optimiser", "under ray DeepSpeed flattens the parameters, which Muon cannot take; set adamw"
-        for key in ("num_heads", "num_kv_heads", "mlp_size"):
+        if self.pipeline_parallel > 1 and self.tie_embeddings:
+            yield "tie_embeddings", "must be false: a pipeline's embedding is on its first rank, the other on its last"
+        for key in ("num_heads", "num_kv_heads", "mlp_size", "context"):
             if getattr(self, key) % self.tensor_parallel:
                 yield "tensor_parallel", f"must divide {key}={getattr(self, key)}"
         if self.num_layers % self.pipeline_parallel:
@@ -171,9 +176,10 @@ def train_model(model: Transformer, shard: Shard, params: Params, paths: Paths) 
     segments_of = shard.segments if params.confine_attention else None
     loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed, segments_of)
     if params.launcher == "ray":
-        from llm.train.ray_launcher import train_with_ray
+        from llm.train.ray_launcher import Layout, train_with_ray
 
-        return train_with_ray(model, loader, params, params.base, paths.scratch, params.workers, params.zero_stage)
+        layout = Layout(**{key: getattr(params, key) for key in LAYOUT}, micro_batch=params.micro_batch or 1)
+        return train_with_ray(model, loader, params, params.base, paths.scratch, layout)
     model.to(params.base.torch_device, params.base.torch_dtype)
     engine = LocalEngine(model, params, compile=params.compile)
     meter = Meter(params.steps, params.base, model, params.batch_size * params.context)

@@ -1,7 +1,7 @@
 """Bytes that one rank keeps between steps: weights and optimiser state under ZeRO, tensor and pipeline parallelism.
 
-Activations and the buffers of collectives are not here. Each formula is compared with the tensors of real engines in
-tests/llm/train/test_memory.py.  Source: ZeRO, arXiv:1910.02054, section 3, figure 1 (mixed precision, Adam: K = 12).
+Activations and the buffers of collectives are not here. Each formula is compared with the tensors of real engines by
+their tests.  Source: ZeRO, arXiv:1910.02054, section 3, figure 1 (mixed precision, Adam: K = 12).
 """
 
 from typing import Literal, NamedTuple
@@ -32,11 +32,10 @@ def bytes_per_rank(num_params: int, world: int, zero_stage: int, dtype: Dtype, n
 
     Args:    num_params: of the model (of this rank's shard of it under tensor or pipeline parallelism).
              num_whole: parameters that ZeRO 3 leaves whole on every rank: the vectors, `count_vectors`.
-    Differs: DeepSpeed keeps an fp32 master beside fp32 weights too, except without ZeRO; in bf16 its optimiser without
-             ZeRO partitions masters and moments as stage 1 does.
+    Differs: under ZeRO DeepSpeed keeps an fp32 master beside fp32 weights too.
     """
     size = compute_bytes(dtype)
-    states_over = world if zero_stage >= 1 or dtype == "bf16" else 1
+    states_over = world if zero_stage >= 1 else 1
     weights_over = world if zero_stage == 3 else 1
     has_masters = zero_stage >= 1 or dtype == "bf16"
     whole = num_whole if zero_stage == 3 else 0

@@ -40,7 +40,7 @@ ALLOWED = {
 # Heavy packages, and the only files that may import them.
 HOMES = {
     "ray": {"llm/train/ray_launcher.py"},
-    "deepspeed": {"llm/train/ray_launcher.py"},
+    "deepspeed": {"llm/train/deepspeed_engine.py"},
     "mlflow": {"stages/plumbing/tracking.py"},
     "great_expectations": {"llm/data/checks/expectations.py"},
     "prefect": {"flows/"},

@@ -1,4 +1,4 @@
-"""Predicted bytes per rank: by hand here, against real engines in test_deepspeed_engine and test_parallel."""
+"""Predicted bytes per rank: by hand here, against tensors of real engines in the tests of those engines."""
 
 import pytest
 import torch
