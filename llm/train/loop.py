@@ -32,7 +32,7 @@ B = TypeVar("B", contravariant=True)
 class LoopConfig(ScheduleConfig):
     """What every training stage shares."""
 
-    steps: int = Field(ge=0, le=10**8, description="optimiser steps")
+    steps: int = Field(ge=1, le=10**8, description="optimiser steps")
     lr: float = Field(0.01, gt=0, le=1, description="peak learning rate")
     log_every: int = Field(10, ge=1, description="steps between points of the learning curve")
     checkpoint_every: int = Field(50, ge=1, description="most steps between checkpoints in .scratch")
