@@ -39,6 +39,8 @@ export RAY_USAGE_STATS_ENABLED=0 DVC_NO_ANALYTICS=1
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address=$(srun --nodes=1 --ntasks=1 --nodelist="${{hosts[0]}}" hostname --ip-address | awk '{{print $1}}')
 export RAY_ADDRESS="$address:{port}"
+# Without RAY_AUTH_MODE a driver that is given an address sends no token, and the head refuses it.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 
 # Every step but the command itself runs until the job ends; --overlap lets it share the head's node with Ray.
 srun --overlap --nodes=1 --ntasks=1 --nodelist="${{hosts[0]}}" \\

@@ -2,7 +2,8 @@
 
 With `tensor_parallel` and `pipeline_parallel` at 1, DeepSpeed's ZeRO over all workers (llm/train/deepspeed_engine.py);
 otherwise torch's tensor and pipeline parallelism (llm/train/parallel.py). The optimiser is AdamW in both.
-On CPUs the workers talk through gloo; RAY_ADDRESS names a running cluster, without it Ray starts on this machine.
+On CPUs the workers talk through gloo; RAY_ADDRESS names a running cluster (RAY_AUTH_MODE=token
+and RAY_AUTH_TOKEN as its head has them), without it Ray starts on this machine.
 A worker that dies is started again with all the others, from the last checkpoint.
 """
 

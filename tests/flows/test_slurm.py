@@ -27,6 +27,7 @@ def test_script_is_sound_bash_and_holds_the_sizes(tmp_path):
         assert f"#SBATCH {option}" in lines
     assert "cd '/shared/my project'" in lines
     assert 'export RAY_ADDRESS="$address:6379"' in lines
+    assert any(line.startswith("export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=") for line in lines)
     assert "ray start --head" in script
     assert "ray start --address" in script
     assert lines[-2:] == ["python -m stages.plumbing.recipe --recipe cluster", "dvc repro pretrain"]
