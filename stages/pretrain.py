@@ -176,7 +176,8 @@ def train_model(model: Transformer, shard: Shard, params: Params, paths: Paths) 
     segments_of = shard.segments if params.confine_attention else None
     loader = WindowLoader(shard.tokens, params.context, params.batch_size, params.base.seed, segments_of)
     if params.launcher == "ray":
-        from llm.train.ray_launcher import Layout, train_with_ray
+        from llm.train.layout import Layout
+        from llm.train.ray_launcher import train_with_ray
 
         layout = Layout(**{key: getattr(params, key) for key in LAYOUT}, micro_batch=params.micro_batch or 1)
         return train_with_ray(model, loader, params, params.base, paths.scratch, layout)

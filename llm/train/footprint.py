@@ -10,34 +10,15 @@ bytes unless named otherwise.
 from typing import Literal, NamedTuple
 
 from llm.model.config import ModelConfig
+from llm.model.transformer import SHORT_T
+from llm.train.layout import Layout
+from llm.train.loss import CHUNK
 from llm.train.memory import bytes_per_rank, bytes_per_rank_sharded, count_local
 
-LOSS_CHUNK = 1024  # positions whose logits exist at one time (llm/train/loss.py)
 BF16, FP32 = 2, 4
 BUCKET = 500_000_000  # values that DeepSpeed reduces or gathers at once, by default
 LIVE = 1_000_000_000  # values that ZeRO 3 keeps gathered at once, by default
 CONTEXT_BYTES = 1.5e9  # a CUDA context with its libraries, and NCCL's buffers
-
-
-class Layout(NamedTuple):
-    """How a job lies on its ranks: one worker is the local engine, several without tensor and pipeline DeepSpeed."""
-
-    workers: int = 1
-    zero_stage: int = 0
-    tensor_parallel: int = 1
-    pipeline_parallel: int = 1
-    micro_batch: int = 1
-    checkpointing: bool = False
-
-    @property
-    def ranks(self) -> int:
-        """Ranks that share the batch."""
-        return self.workers // (self.tensor_parallel * self.pipeline_parallel)
-
-    @property
-    def is_sharded(self) -> bool:
-        """The torch engine of llm/train/parallel.py: FSDP2 over whatever is not tensor or pipeline."""
-        return self.tensor_parallel * self.pipeline_parallel > 1
 
 
 class Job(NamedTuple):
@@ -79,7 +60,7 @@ def measure_footprint(job: Job, layout: Layout, on_gpu: bool) -> Footprint:
 def _stage_footprint(job: Job, layout: Layout, on_gpu: bool, stage: int) -> Footprint:
     shape, tokens = job.shape, layout.micro_batch * job.context
     t, p = layout.tensor_parallel, layout.pipeline_parallel
-    block, last = count_activation_bytes(shape, BF16, on_gpu, layout.checkpointing)
+    block, last = count_activation_bytes(shape, BF16, job.context, on_gpu, layout.checkpointing)
     # 1F1B: the first stage has begun as many micro-batches as there are stages before the first one comes back
     in_flight = min(p - stage, job.passes(layout))
     activations = tokens * in_flight * block.kept * shape.num_layers / p / t
@@ -113,12 +94,13 @@ class BlockBytes(NamedTuple):
 
 
 def count_activation_bytes(
-    shape: ModelConfig, element: int, on_gpu: bool, checkpointing: bool
+    shape: ModelConfig, element: int, context: int, on_gpu: bool, checkpointing: bool
 ) -> tuple[BlockBytes, float]:
     """Return (bytes of a block, bytes of the last norm), both per token.
 
-    Args: element: size of a compute value.  on_gpu: RMSNorm is one kernel there and flash attention shares key heads;
-          a CPU's RMSNorm works in fp32 and keeps that, and its attention needs a key for every query head.
+    Args: element: size of a compute value.  context: tokens of a window.
+          on_gpu: RMSNorm is one kernel there and flash attention shares key heads; a CPU's RMSNorm works in fp32 and
+          keeps that, its attention needs a key for every query head, and in short windows of bf16 it keeps the scores.
     """
     D, M = shape.hidden_size, shape.mlp_size
     query, keys = shape.num_heads * shape.head_size, shape.num_kv_heads * shape.head_size
@@ -129,6 +111,8 @@ def count_activation_bytes(
     repeated = shape.num_heads > shape.num_kv_heads and not on_gpu
     sources = 3 * query if repeated else 2 * query + 3 * keys  # query, key and value
     attention = element * (sources + 2 * query) + FP32 * shape.num_heads
+    if not on_gpu and element == BF16 and context <= SHORT_T:
+        attention = element * (3 * query + shape.num_heads * context + query)  # copies, the softmax, the output's copy
     whole = 2 * stream_norm + head_norms + attention + element * 4 * M  # MLP: gate and up, silu(gate), their product
     again = whole + element * 5 * M  # with the gradients of the MLP's values
     block = BlockBytes(element * D, again) if checkpointing else BlockBytes(whole, 0.0)
@@ -141,7 +125,7 @@ def loss_bytes(shape: ModelConfig, tokens: int, element: int = BF16) -> float:
     Either two fp32 copies of the logits and one in compute type exist beside the fp32 gradient of the unembedding, or
     one of each while that gradient's next part does.
     """
-    logits = min(LOSS_CHUNK, tokens) * shape.vocab_size
+    logits = min(CHUNK, tokens) * shape.vocab_size
     weight = shape.vocab_size * shape.hidden_size
     softmax = (2 * FP32 + element) * logits + FP32 * weight
     gradient = (FP32 + element) * logits + (2 * FP32 + element) * weight

@@ -1,8 +1,30 @@
-"""Which layouts of a cluster can be run: the sizes of the model and of the batch have to split evenly."""
+"""How a job lies on the ranks of a cluster, and which layouts can be run: all sizes have to split evenly."""
+
+from typing import NamedTuple
 
 from llm.config import require
 from llm.model.config import ModelConfig
-from llm.train.footprint import Layout
+
+
+class Layout(NamedTuple):
+    """How a job lies on its ranks: one worker is the local engine, several without tensor and pipeline DeepSpeed."""
+
+    workers: int = 1
+    zero_stage: int = 0
+    tensor_parallel: int = 1
+    pipeline_parallel: int = 1
+    micro_batch: int = 1
+    checkpointing: bool = False
+
+    @property
+    def ranks(self) -> int:
+        """Ranks that share the batch."""
+        return self.workers // (self.tensor_parallel * self.pipeline_parallel)
+
+    @property
+    def is_sharded(self) -> bool:
+        """The torch engine of llm/train/parallel.py: FSDP2 over whatever is not tensor or pipeline."""
+        return self.tensor_parallel * self.pipeline_parallel > 1
 
 
 def check_layout(shape: ModelConfig, layout: Layout, batch_size: int, context: int) -> None:

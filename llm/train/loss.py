@@ -7,6 +7,8 @@ from torch import Tensor
 
 from llm.data.loader import IGNORE
 
+CHUNK = 512  # positions whose logits exist at one time
+
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of -log softmax(h W^T)[target], chunk by chunk; the gradient is taken while a chunk's logits exist."""
@@ -43,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def next_token_loss(
-    hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = 512, count: Tensor | None = None
+    hidden_BTD: Tensor, weight_VD: Tensor, targets_BT: Tensor, chunk: int = CHUNK, count: Tensor | None = None
 ) -> Tensor:
     """Return the mean cross-entropy in nats over the targets that count.
 

@@ -38,11 +38,10 @@ from llm.data.loader import IGNORE, Batch
 from llm.model.config import ModelConfig
 from llm.model.transformer import Attention, Block, Transformer, rope_tables
 from llm.train.local import TrainConfig
-from llm.train.loss import count_targets
+from llm.train.loss import CHUNK, count_targets
 from llm.train.optimiser import NonFiniteError, is_hidden_matrix
 from llm.train.parts import open_parts, save_parts
 
-LOSS_CHUNK = 1024  # positions whose logits exist at one time
 MOMENTS = ("exp_avg", "exp_avg_sq")
 NAMES = ("pipeline", "data", "tensor")
 
@@ -241,8 +240,8 @@ class ParallelEngine:
         ranks = self.mesh["tensor"].size()
         targets_BRS = targets_BT.unflatten(1, (ranks, -1))
         total = self.zero
-        for start in range(0, hidden_BSD.shape[1], max(1, LOSS_CHUNK // ranks)):
-            chunk = slice(start, start + max(1, LOSS_CHUNK // ranks))
+        for start in range(0, hidden_BSD.shape[1], max(1, CHUNK // ranks)):
+            chunk = slice(start, start + max(1, CHUNK // ranks))
             targets = targets_BRS[:, :, chunk].flatten()
             total = total + checkpoint(self._chunk_loss, hidden_BSD[:, chunk], targets, use_reentrant=False)
         return total * self.scale

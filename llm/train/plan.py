@@ -17,8 +17,9 @@ from typing import Any, Literal, NamedTuple
 from llm.config import ConfigError, require
 from llm.model.presets import PRESETS
 from llm.train.dial import turn_dial
-from llm.train.footprint import Footprint, Job, Layout, measure_footprint
+from llm.train.footprint import Footprint, Job, measure_footprint
 from llm.train.hardware import DEVICES, Device, measure_cpu
+from llm.train.layout import Layout
 from llm.train.probe import estimate_step_here
 from llm.train.step_time import StepTime, count_model_flops, estimate_step
 

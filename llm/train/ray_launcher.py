@@ -22,8 +22,7 @@ from llm.data.loader import Batch, WindowLoader
 from llm.data.shards import open_shard
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer
-from llm.train.footprint import Layout
-from llm.train.layout import check_layout
+from llm.train.layout import Layout, check_layout
 from llm.train.local import TrainConfig
 from llm.train.loop import Engine, Trained, train
 from llm.train.meter import Meter

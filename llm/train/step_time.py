@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from llm.model.config import ModelConfig
 from llm.model.flops import flops_per_token
-from llm.train.footprint import BF16, FP32, Job, Layout, count_activation_bytes
+from llm.train.footprint import BF16, FP32, Job, count_activation_bytes
 from llm.train.hardware import Device
+from llm.train.layout import Layout
 from llm.train.memory import count_local
 
 # Share of the products' time behind which reducing gradients and gathering weights can hide: they run beside the
@@ -70,7 +71,7 @@ def count_muon_flops(shape: ModelConfig) -> float:
 
 def _count_traffic(shape: ModelConfig) -> tuple[float, float]:
     """Return the bytes per token that blocks, and the loss, read and write between their products."""
-    block, last = count_activation_bytes(shape, BF16, True, False)
+    block, last = count_activation_bytes(shape, BF16, shape.context, True, False)
     return TOUCHES * (shape.num_layers * block.kept + last), LOGIT_BYTES * shape.vocab_size
 
 

@@ -10,8 +10,9 @@ import yaml
 from llm.data.sources.hosted import is_hosted
 from llm.model.presets import PRESETS
 from llm.model.transformer import Transformer
-from llm.train.footprint import Job, Layout
+from llm.train.footprint import Job
 from llm.train.hardware import DEVICES
+from llm.train.layout import Layout
 from llm.train.plan import choose_layout, plan_layout
 from stages import evaluate, ingest, pretrain, rlhf, sft, tokenize
 from stages.plumbing import recipe

@@ -4,8 +4,7 @@ import pytest
 
 from llm.config import ConfigError
 from llm.model.presets import PRESETS
-from llm.train.footprint import Layout
-from llm.train.layout import check_layout
+from llm.train.layout import Layout, check_layout
 
 
 def test_what_the_large_presets_need_can_be_split():

@@ -8,8 +8,7 @@ import yaml
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from llm.model.presets import PRESETS
-from llm.train.footprint import Layout
-from llm.train.layout import check_layout
+from llm.train.layout import Layout, check_layout
 from llm.train.loop import train
 from llm.train.memory import bytes_per_rank_sharded, count_local
 from llm.train.parallel import ParallelEngine, fused_sizes, join_rows, make_mesh, make_stage, split_rows

@@ -15,8 +15,9 @@ from llm.model.config import ModelConfig
 from llm.model.presets import PRESETS
 from llm.model.transformer import Transformer, init_weights
 from llm.train.dial import turn_dial
-from llm.train.footprint import Job, Layout, count_activation_bytes, measure_footprint
+from llm.train.footprint import Job, count_activation_bytes, measure_footprint
 from llm.train.hardware import DEVICES
+from llm.train.layout import Layout
 from llm.train.local import LocalEngine, TrainConfig
 from llm.train.plan import USABLE, as_report, choose_layout, list_layouts, plan_layout
 from llm.train.probe import estimate_step_here
@@ -66,7 +67,7 @@ def test_activations_are_what_autograd_keeps(name, change):
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         model(torch.zeros(2, 256, dtype=torch.int64))
     measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    block, last = count_activation_bytes(shape, 2, on_gpu=False, checkpointing=False)
+    block, last = count_activation_bytes(shape, 2, 256, on_gpu=False, checkpointing=False)
     assert 512 * (shape.num_layers * block.kept + last) == pytest.approx(measured, rel=0.05)
 
 

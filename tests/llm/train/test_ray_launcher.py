@@ -13,7 +13,7 @@ from llm.config import Base, ConfigError
 from llm.data.loader import WindowLoader
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
-from llm.train.footprint import Layout
+from llm.train.layout import Layout
 from llm.train.local import LocalEngine, TrainConfig
 from llm.train.loop import train
 from llm.train.parts import list_parts
