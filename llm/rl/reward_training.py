@@ -33,7 +33,7 @@ class RewardConfig(LoopConfig):
     cost_weight: float = Field(0.5, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
     shares: dict[str, PositiveFloat] = Field(
         {"principle": 0.75, "sibling": 0.25, "invented": 0.25},
-        description="weight of each kind of pair, 1 where none is given; principle pairs are few and so repeated, kinds "
+        description="weight of each kind of pair, 1 where none is given; principle pairs are few and repeated, kinds "
         "that a model of this size judges no better than by chance teach it noise, which a policy then exploits",
     )
     log_every: int = Field(5, ge=1, description="steps between points of the learning curve")
