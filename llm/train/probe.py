@@ -5,7 +5,6 @@ the whole vocabulary are timed through real steps, and multiplied. That takes se
 """
 
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -19,7 +18,6 @@ from llm.train.optimiser import Optimiser, OptimiserConfig
 SMALL_VOCABULARY = 260
 SLICE_LAYERS = 2
 SLICE_TOKENS = 4096
-Clock = Callable[[], float]
 
 
 class Slice:
@@ -35,17 +33,17 @@ class Slice:
         block = torch.randint(0, shape.vocab_size, (rows, job.context + 1), generator=torch.Generator().manual_seed(0))
         self.batch = Batch(block[:, :-1], block[:, 1:])
 
-    def time_parts(self, clock: Clock) -> tuple[float, float]:
+    def time_parts(self) -> tuple[float, float]:
         """Return the seconds of gradients, and of the optimiser's step."""
-        started = clock()
+        started = time.perf_counter()
         model_loss(self.model, self.batch).backward()
         self.optimiser.collect()
-        between = clock()
+        between = time.perf_counter()
         self.optimiser.step(1e-6)
-        return between - started, clock() - between
+        return between - started, time.perf_counter() - between
 
 
-def estimate_step_here(job: Job, repeats: int = 3, clock: Clock = time.perf_counter) -> float:
+def estimate_step_here(job: Job, repeats: int = 3) -> float:
     """Return the seconds of one step of a job on this machine, in bf16 with torch's threads as they are.
 
     The best of `repeats` counts, alternating between the slices, so that other work on the machine slows both.
@@ -53,7 +51,7 @@ def estimate_step_here(job: Job, repeats: int = 3, clock: Clock = time.perf_coun
     rows = max(1, min(job.batch_size, SLICE_TOKENS // job.context))
     blocks = job.shape.model_copy(update={"num_layers": SLICE_LAYERS, "vocab_size": SMALL_VOCABULARY})
     slices = [Slice(blocks, job, rows), Slice(job.shape.model_copy(update={"num_layers": 1}), job, rows)]
-    runs = [[one.time_parts(clock) for one in slices] for _ in range(repeats + 1)][1:]
+    runs = [[one.time_parts() for one in slices] for _ in range(repeats + 1)][1:]
     (gradients, step), (whole_gradients, whole_step) = (
         (min(run[i][0] for run in runs), min(run[i][1] for run in runs)) for i in range(2)
     )

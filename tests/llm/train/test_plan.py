@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -20,7 +19,6 @@ from llm.train.hardware import DEVICES
 from llm.train.layout import Layout
 from llm.train.local import LocalEngine, TrainConfig
 from llm.train.plan import USABLE, as_report, choose_layout, list_layouts, plan_layout
-from llm.train.probe import estimate_step_here
 from llm.train.step_time import count_muon_flops
 
 
@@ -101,28 +99,6 @@ def check_peak(shape, rows, length, optimiser, micro, checkpointing):
     # negative control: half the sequences do not need as much
     half = measure_footprint(job, layout._replace(micro_batch=max(1, layout.micro_batch // 2)), False).total
     assert layout.micro_batch == 1 or checkpointing or half < 0.9 * predicted
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name, rows, length", [("nano", 16, 256), ("mini", 16, 256), ("small", 2, 512)])
-def test_step_time_is_within_15_percent_of_real_steps(name, rows, length):
-    """In seconds of one thread's processor time, alternating: other processes take time from both sides alike."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        engine, batch = make_engine(PRESETS[name], rows, length, "muon")
-        job = Job(PRESETS[name], length, rows, 1, "muon")
-        planned, measured = [], []
-        for _ in range(2):
-            planned.append(estimate_step_here(job, 2, time.process_time))
-            for _ in range(2):
-                started = time.process_time()
-                engine.step(batch, 1.0)
-                measured.append(time.process_time() - started)
-    finally:
-        torch.set_num_threads(threads)
-    print(f"\n{name}: planned {min(planned):.3f} s, measured {min(measured):.3f} s")
-    assert min(planned) == pytest.approx(min(measured), rel=0.15)
 
 
 LLAMA = ModelConfig(
