@@ -2,7 +2,8 @@
 
 Steps are interleaved, so that a noisy machine slows both. Neither side is compiled. The peer gets our fp32-master
 AdamW and bf16 weights, which is faster for it than its customary autocast; only model and loss differ.
-Last line: JSON with gristmill_tok_s, transformers_tok_s and their ratio (medians of five rounds).
+Our step with Muon, which the recipes use, is timed apart: it has no peer here.
+Last line: JSON with gristmill_tok_s, transformers_tok_s and their ratio (medians of five rounds), muon_tok_s.
 """
 
 import argparse
@@ -70,7 +71,14 @@ def make_steps(dtype: torch.dtype) -> dict[str, Callable[[Batch], float]]:
         optimiser.step(1.0)
         return float(loss.detach())
 
-    return {"gristmill": lambda batch: float(engine.step(batch, 1.0)["loss"]), "transformers": step_theirs}
+    with_muon = Transformer(SHAPE)
+    init_weights(with_muon, seed=0)
+    muon = LocalEngine(with_muon.to(dtype), OptimiserConfig(lr=1e-3, embedding_lr=1e-3))
+    return {
+        "gristmill": lambda batch: float(engine.step(batch, 1.0)["loss"]),
+        "transformers": step_theirs,
+        "muon": lambda batch: float(muon.step(batch, 1.0)["loss"]),
+    }
 
 
 def main() -> None:
@@ -102,6 +110,7 @@ def main() -> None:
     result = {
         "gristmill_tok_s": round(medians["gristmill"], 1),
         "transformers_tok_s": round(medians["transformers"], 1),
+        "muon_tok_s": round(medians["muon"], 1),
         "ratio": round(medians["gristmill"] / medians["transformers"], 3),
         "loss_difference": round(difference, 5),
         "dtype": arguments.dtype,
