@@ -120,6 +120,15 @@ def test_rates_until_the_decay_do_not_depend_on_the_length():
         assert lr_scale(stable, steps, config) < lr_scale(stable, 1000, config)
 
 
+def test_checkpoints_come_by_time_too(tmp_path):
+    """No step is due by number but the last before the decay and the last of all; by the clock each one is."""
+    rarely = CONFIG.model_copy(update={"checkpoint_every": 10**6})
+    run_training(tmp_path / "steps", rarely)
+    assert [step_of(path) for path in list_checkpoints(tmp_path / "steps")] == [7, 12]
+    run_training(tmp_path / "time", rarely.model_copy(update={"checkpoint_minutes": 1e-9}))
+    assert [step_of(path) for path in list_checkpoints(tmp_path / "time")] == [7, 11, 12]
+
+
 def test_newest_two_and_the_kept_one_stay(tmp_path):
     for step in range(1, 7):
         save_checkpoint(tmp_path, step, {"x": torch.ones(2)}, {}, keep=3)
