@@ -8,8 +8,9 @@ The peer's figures were taken on the same kind of machine: nanoGPT's CPU recipe 
 145 s, its GPU recipe 2.120 after three minutes on an A100 (character level, the same cut).
 
 A rate that decays towards the end of a run is what makes it good there, so each question has a run of its own, with a
-recipe for its length: `sprint` asks how soon 2.720 is reached, `middle` how soon 2.120 is, `long` what is reached at
-145 s. Last line: JSON with seconds_to_2.720_bpb, seconds_to_2.120_bpb and bpb_at_145_s; null where it was not reached.
+recipe for its length: `sprint` asks for 2.720, `long` what is reached at 145 s. A model is scored once, at the end, so the
+seconds to a figure are those of a whole run that ended at or below it. Last line: JSON with seconds_to_2.720_bpb,
+seconds_to_2.120_bpb and bpb_at_145_s; null where a figure was not reached. Other work on the machine costs steps.
 """
 
 import argparse
@@ -35,9 +36,8 @@ LARGE = {
     "lr": 0.015, "embedding_lr": 0.0075, "weight_decay": 0.1, "decay": 0.6, "merge_dropout": 0.1,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
-    "sprint": {"seconds": 10, "target": 2.720, **SMALL},
-    "middle": {"seconds": 58, "target": 2.120, **LARGE, "merge_dropout": 0.0},  # three epochs: nothing to overfit yet
-    "long": {"seconds": 139, "target": 0.0, **LARGE},
+    "sprint": {"seconds": 14, "target": 2.720, **SMALL},
+    "long": {"seconds": 139, "target": 2.120, **LARGE},
 }
 STRIDE = 0.25  # of a window is scored anew in an evaluation: the rest is context
 
@@ -127,7 +127,7 @@ def main() -> None:
     soonest = {name: [one["seconds_to_target"] for one in runs] for name, runs in found.items()}
     summary = {
         "seconds_to_2.720_bpb": None if None in soonest["sprint"] else max(soonest["sprint"]),
-        "seconds_to_2.120_bpb": None if None in soonest["middle"] else max(soonest["middle"]),
+        "seconds_to_2.120_bpb": None if None in soonest["long"] else max(soonest["long"]),
         "bpb_at_145_s": max(one["bpb"] for one in found["long"]),
         "long_s": max(one["seconds"] for one in found["long"]),
     }
