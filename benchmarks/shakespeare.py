@@ -8,8 +8,8 @@ The peer's figures were taken on the same kind of machine: nanoGPT's CPU recipe 
 145 s, its GPU recipe 2.120 after three minutes on an A100 (character level, the same cut).
 
 A rate that decays towards the end of a run is what makes it good there, so each question has a run of its own, with a
-recipe for its length: `sprint` asks for 2.720, `long` what is reached at 145 s. A model is scored once, at the end, so the
-seconds to a figure are those of a whole run that ended at or below it. Last line: JSON with seconds_to_2.720_bpb,
+recipe for its length: `sprint` asks for 2.720, `long` what is reached at 145 s. A model is scored once, at its end, so
+the seconds to a figure are those of a whole run that ended at or below it. Last line: JSON with seconds_to_2.720_bpb,
 seconds_to_2.120_bpb and bpb_at_145_s; null where a figure was not reached. Other work on the machine costs steps.
 """
 
