@@ -16,7 +16,7 @@ from llm.config import StageParams, require
 from llm.data.tokenizer import Tokenizer
 from llm.evals.statistics import as_metrics, wilson_interval
 from llm.model.folder import load_model
-from llm.rl.pairs import Pair, drop_ties, plan_batches, read_split, tokenize_pairs
+from llm.rl.pairs import Pair, plan_batches, read_split, tokenize_pairs
 from llm.rl.precision import compute_in
 from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
 from llm.rl.reward_training import RewardConfig, train_reward_model
@@ -32,7 +32,7 @@ class Params(RewardConfig, StageParams):
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/sft"])
     path = paths.deps["data/clean"] / "preferences.parquet"
-    rows = {split: drop_ties(read_split(path, split)) for split in ("train", "val")}
+    rows = {split: read_split(path, split) for split in ("train", "val")}
     pairs = {split: tokenize_pairs(tokenizer, rows[split], params.max_len_tokens) for split in rows}
     held_out = take_per_kind(pairs["val"], params.held_out_pairs)
     metrics: dict[str, Any] = {

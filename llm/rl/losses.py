@@ -6,33 +6,41 @@ that a mask marks as sampled; what the mask leaves out has no effect, not even w
 Shape suffixes: B sequences, T positions, N pairs or answers.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def compute_bradley_terry_loss(chosen_N: Tensor, rejected_N: Tensor, margin_N: Tensor | None = None) -> Tensor:
-    """Return the negative log-likelihood that each chosen answer beats its rejected one, averaged.
+def compute_preference_loss(
+    chosen_N: Tensor, rejected_N: Tensor, margin_N: Tensor, tie_N: Tensor, threshold: float = 1.0
+) -> Tensor:
+    """Return the negative log-likelihood of judgements under Bradley-Terry with margins and ties, averaged.
 
-    loss = mean(-log sigmoid(chosen - rejected - margin)).
+    With d = chosen - rejected, a judge calls a tie when the answers' difference stays under a threshold t:
+    P(win) = sigmoid(d - m), with m the pair's margin;
+    P(tie) = 1 - sigmoid(d - t) - sigmoid(-d - t) = (exp(2 t) - 1) sigmoid(d - t) sigmoid(-d - t).
 
-    Args:    chosen_N, rejected_N: rewards [logits], fp32.
-             margin_N: how much better the chosen answer must be [logits], >= 0; None is 0 everywhere.
-    Returns: scalar loss [nats per pair]; ln 2 when every difference equals its margin.
+    Args:    chosen_N, rejected_N: rewards [logits], fp32.  tie_N: bool, neither answer is the better one.
+             margin_N: how much better the chosen answer must be [logits], >= 0; not used of ties.
+             threshold: t [logits], > 0.
+    Returns: scalar loss [nats per pair]; a pair without margin costs ln 2 at d = 0, a tie least at d = 0.
     Raises:  ValueError: shapes differ, there is no pair, or a margin is negative.
-    Source:  Bradley and Terry 1952; InstructGPT, arXiv:2203.02155, eq. 1; margin: Llama 2,
-             arXiv:2307.09288, eq. 2.
+    Source:  Bradley and Terry 1952; ties: Rao and Kupper, JASA 62(317), 1967, with log(theta) = t; margins: Llama 2,
+             arXiv:2307.09288, eq. 2.  Differs: a win without a margin is not held to exceed t, so that it is
+             plain Bradley-Terry, InstructGPT, arXiv:2203.02155, eq. 1.
     """
-    if chosen_N.shape != rejected_N.shape or chosen_N.ndim != 1:
-        raise ValueError(f"rewards must be two vectors of one length, got {chosen_N.shape}, {rejected_N.shape}")
+    if not chosen_N.shape == rejected_N.shape == margin_N.shape == tie_N.shape or chosen_N.ndim != 1:
+        raise ValueError(f"four vectors of one length: {chosen_N.shape}, {rejected_N.shape}, {margin_N.shape}, {tie_N.shape}")
     if chosen_N.numel() == 0:
-        raise ValueError("a Bradley-Terry loss needs at least one pair")
-    difference_N = chosen_N - rejected_N
-    if margin_N is not None:
-        if margin_N.shape != chosen_N.shape or bool((margin_N < 0).any()):
-            raise ValueError("margins must be non-negative, one per pair")
-        difference_N = difference_N - margin_N
-    return -F.logsigmoid(difference_N).mean()
+        raise ValueError("a preference loss needs at least one pair")
+    if bool((margin_N < 0).any()) or threshold <= 0:
+        raise ValueError("margins must not be negative, and the threshold of a tie must be positive")
+    d_N = chosen_N - rejected_N
+    win_N = F.logsigmoid(d_N - margin_N)
+    tied_N = math.log(math.expm1(2 * threshold)) + F.logsigmoid(d_N - threshold) + F.logsigmoid(-d_N - threshold)
+    return -torch.where(tie_N, tied_N, win_N).mean()
 
 
 def compute_cost_loss(logit_N: Tensor, is_bad_N: Tensor) -> Tensor:

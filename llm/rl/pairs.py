@@ -2,6 +2,9 @@
 
 A pair's two conversations share the prompt and both end with <|im_end|>.  Pairs that do not fit are left out
 rather than cut: a cut answer would be a truncated one, which is the very thing that is called worse.
+
+What is helpful and what is harmless are learned apart (Safe RLHF, arXiv:2310.12773, section 3.1): a pair of a principle
+teaches that principle's cost head which answer is bad, and the reward head that neither is more helpful.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +31,7 @@ class Pair:
     chosen: list[int]
     rejected: list[int]
     margin: float
+    tie: bool  # neither is the more helpful answer
     half: int  # 0 or 1 by the prompt's hash: what one reward model learns from, the other never sees
 
     @property
@@ -43,14 +47,9 @@ def read_split(path: Path, split: str) -> list[dict[str, Any]]:
     return [row for row in iter_rows(path) if row["split"] == split]
 
 
-def drop_ties(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the rows without those of margin 0: neither answer is better, and the loss has no term for that yet."""
-    return [row for row in rows if row["margin"] != 0.0]
-
-
 def tokenize_pairs(tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> list[Pair]:
-    """Return the pairs that fit into `max_tokens` and are no ties, in the order of the rows."""
-    rows, pairs = drop_ties(rows), []
+    """Return the pairs that fit into `max_tokens`, in the order of the rows; a margin of 0 is a tie."""
+    pairs = []
     chosen = tokenizer.encode_batch([row["chosen"] for row in rows])
     rejected = tokenizer.encode_batch([row["rejected"] for row in rows])
     for row, better, worse in zip(rows, chosen, rejected, strict=True):
@@ -64,6 +63,7 @@ def tokenize_pairs(tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]], max_
             chosen=[*better, tokenizer.im_end_id],
             rejected=[*worse, tokenizer.im_end_id],
             margin=row["margin"] or 0.0,
+            tie=row["margin"] == 0.0 or row["principle"] is not None,
             half=int(hash_share("reward half", said) * 2),
         )
         if pair.length <= max_tokens:

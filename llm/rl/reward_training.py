@@ -1,4 +1,4 @@
-"""Training a reward model on pairs: Bradley-Terry for the reward, binary logistic for the costs.
+"""Training a reward model on pairs: Bradley-Terry with ties for the reward, binary logistic for the costs.
 
 Shape suffixes: N pairs; the model sees 2 N rows, the chosen answers first; H heads.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llm.config import Base
 from llm.infer.score import pad_right
-from llm.rl.losses import compute_bradley_terry_loss, compute_cost_loss
+from llm.rl.losses import compute_preference_loss, compute_cost_loss
 from llm.rl.pairs import Pair
 from llm.rl.precision import compute_in
 from llm.rl.reward_model import HEADS, RewardModel
@@ -32,7 +32,7 @@ class RewardConfig(LoopConfig):
     decay: float = Field(0.9, ge=0, le=1, description="share of the steps that lower it linearly towards zero")
     cost_weight: float = Field(0.5, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
     shares: dict[str, PositiveFloat] = Field(
-        {"principle": 0.75, "sibling": 0.25, "invented": 0.25},
+        {"harmless": 0.5, "sibling": 0.25, "invented": 0.25},
         description="weight of each kind of pair, 1 where none is given; principle pairs are few and repeated, kinds "
         "that a model of this size judges no better than by chance teach it noise, which a policy then exploits",
     )
@@ -94,19 +94,21 @@ def train_reward_model(
 
 
 def compute_loss(model: RewardModel, pairs: Sequence[Pair], cost_weight: float) -> tuple[Tensor, float]:
-    """Return the loss of a batch, and the share of its pairs that the model orders rightly."""
+    """Return the loss of a batch, and the share of its pairs with a winner that the model orders rightly."""
     rows = [pair.prompt + pair.chosen for pair in pairs] + [pair.prompt + pair.rejected for pair in pairs]
     logits_RH = model(*pad_right(rows, model.weight_HD.device))
     chosen_NH, rejected_NH = logits_RH.split(len(pairs))
     margin_N = torch.tensor([pair.margin for pair in pairs], device=logits_RH.device)
-    loss = compute_bradley_terry_loss(chosen_NH[:, 0], rejected_NH[:, 0], margin_N)
+    tie_N = torch.tensor([pair.tie for pair in pairs], device=logits_RH.device)
+    loss = compute_preference_loss(chosen_NH[:, 0], rejected_NH[:, 0], margin_N, tie_N)
     judged = [(i, HEADS.index(pair.principle)) for i, pair in enumerate(pairs) if pair.principle is not None]
     if judged and cost_weight > 0:
         places, heads = zip(*judged, strict=True)
         logit = torch.cat([chosen_NH[places, heads], rejected_NH[places, heads]])
         is_bad = torch.cat([torch.zeros(len(judged)), torch.ones(len(judged))]).to(logit.device)
         loss = loss + cost_weight * compute_cost_loss(logit, is_bad)
-    return loss, (chosen_NH[:, 0] > rejected_NH[:, 0]).float().mean().item()
+    right_N = (chosen_NH[:, 0] > rejected_NH[:, 0]).float()
+    return loss, right_N[~tie_N].mean().item() if not bool(tie_N.all()) else 0.5
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from llm.config import ConfigError, require
 from llm.data.builtin.chats import build_conversations, list_functions
 from llm.data.builtin.preferences import build_preferences
 from llm.data.builtin.pydocs import build_documents, read_pydocs
+from llm.data.builtin.scenes import read_scenes
 from llm.data.questions import build_questions
 from llm.data.rows.conversations import PRINCIPLES
 from llm.data.rows.formats import SourceFormat
@@ -44,6 +45,7 @@ def read_chat(
     )
     records.extend(read_talk(talk))
     records.extend(read_principles(principles))
+    records.extend(read_scenes(principles / "scenes.yaml", source))
     return records
 
 
@@ -62,7 +64,7 @@ def read_talk(folder: Path) -> Records:
 
 
 def read_principles(folder: Path) -> Records:
-    """Return each written prompt as a conversation with the good answer and as good over bad."""
+    """Return each written prompt as a conversation with either answer, as in scenes, and as good over bad."""
     records = Records()
     for where, _, row in _read_written(folder):
         keys = ("id", "principle", "prompt", "good", "bad")
@@ -75,11 +77,12 @@ def read_principles(folder: Path) -> Records:
             f"{where}: principle {row['principle']!r} is not one of {', '.join(PRINCIPLES)}",
         )
         prompt = [{"role": "user", "content": row["prompt"]}]
-        messages = [*prompt, {"role": "assistant", "content": row["good"]}]
         # A pair that differs in the group it speaks of (justice-006a, -006b) shares its answer, and so its side.
         group = re.sub(r"(?<=\d)[ab]$", "", row["id"])
         name, written = hash_id("principles", row["id"]), (group, "principles", "principle")
-        records.conversations.append(Conversation(name, *written, messages))
+        for key in ("good", "bad"):
+            messages = [*prompt, {"role": "assistant", "content": row[key]}]
+            records.conversations.append(Conversation(hash_id("principles", row["id"], key), *written, messages))
         records.preferences.append(Preference(name, *written, prompt, row["good"], row["bad"], None, row["principle"]))
     return records
 
