@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 
 from llm.config import StageParams, require
+from llm.data.schema import hash_share
 from llm.data.tokenizer import Tokenizer
 from llm.evals.statistics import as_metrics, wilson_interval
 from llm.model.folder import load_model
@@ -22,6 +23,8 @@ from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
 from llm.rl.reward_training import RewardConfig, train_reward_model
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
+
+CALIBRATION_SHARE = 0.2  # of the pairs of principles
 
 
 class Params(RewardConfig, StageParams):
@@ -49,8 +52,12 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
             f"{params.max_len_tokens} tokens, too few for two reward models: raise it or add preference data",
         )
         model = RewardModel(load_model(paths.deps["models/sft"]))
-        batches = plan_batches(mine, params.steps, params.batch_pairs, params.shares, params.base.seed + half)
-        trace = train_reward_model(model, batches, params, params.base, paths.scratch / name, paths.follow(name))
+        spared = [pair for pair in mine if is_spared(pair)]
+        learned = [pair for pair in mine if not is_spared(pair)]
+        batches = plan_batches(learned, params.steps, params.batch_pairs, params.shares, params.base.seed + half)
+        trace = train_reward_model(
+            model, batches, spared, params, params.base, paths.scratch / name, paths.follow(name)
+        )
         model.save(out)
         tokenizer.save(out)
         write_trace(out, trace)
@@ -61,6 +68,11 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     if len(held_out) > 1:
         metrics["correlation_of_margins"] = correlate(*margins)
     return metrics
+
+
+def is_spared(pair: Pair) -> bool:
+    """Say whether a pair is kept from training, to calibrate the cost heads on."""
+    return pair.principle is not None and hash_share("calibration", pair.id) < CALIBRATION_SHARE
 
 
 def take_per_kind(pairs: Sequence[Pair], limit: int) -> list[Pair]:

@@ -1,31 +1,55 @@
-"""Rlhf: sft model, reward model and prompts -> a policy that is rewarded more and has not gone far.
+"""Rlhf: sft model, reward model and prompts -> a policy that is rewarded more, costs less and has not gone far.
 
-GRPO on prompts of the training split.  What is kept is the best policy that, on prompts which no step used,
-stays within the bounds on KL and length; if there is none, sft itself, and the report says so.  With `lora` only
-adapters learn, over one copy of sft's weights; models/policy is merged, and holds the adapter in adapter/.
+The reward is maximised subject to a bound on the expected cost of each principle.  What is kept is the best policy
+that, on prompts which no step used, stays within the bounds on cost, KL and length; if there is none, the one nearest
+to them, and the report says so.  models/control is the same run with the multipliers of the costs fixed at zero: what
+the constraint is worth is the difference.  With `lora` only adapters learn; what is saved is merged, and holds the
+adapter in adapter/.
 """
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from llm.config import StageParams, require
+from llm.config import BaseParams, StageParams, require
 from llm.data.tokenizer import Tokenizer
 from llm.evals.statistics import as_metrics, paired_difference
 from llm.model.folder import load_model, save_model
-from llm.rl.grpo import Check, GRPOConfig, Optimised, Trainer, optimise
+from llm.model.transformer import Transformer
+from llm.rl.checks import Check
+from llm.rl.judge import Judge
+from llm.rl.pairs import read_split
+from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, optimise
 from llm.rl.prompts import plan_prompts, read_prompts
 from llm.rl.reward_model import RewardModel
-from llm.rl.rollout import make_reward
+from llm.rl.rollout import RewardFunction
+from llm.rl.verifiable import (
+    collect_references,
+    compute_exact_match,
+    compute_word_f1,
+    make_format_reward,
+    make_match_reward,
+)
 from llm.train.lora import LoraConfig, adapt_copy, save_adapted
 from llm.train.trace import write_trace
 from stages.plumbing.stage import Paths, main
 
 
-class Params(GRPOConfig, StageParams):
+class RuleWeights(BaseParams):
+    """What rules add to the learned reward; each gives 0 to 1, and 0 leaves it out."""
+
+    docstring_match: float = Field(1.0, ge=0, le=100, description="word F1 with the written answer")
+    format: float = Field(0.0, ge=0, le=100, description="ended, a sentence, nothing said twice")
+    exact_answer: float = Field(0.0, ge=0, le=100, description="what follows #### is the written answer's")
+
+
+class Params(PolicyConfig, StageParams):
     check_prompts: int = Field(128, ge=2, le=10**6, description="prompts set aside to measure policies on")
-    principle_share: float = Field(0.2, ge=0, le=1, description="share of the prompts that are about a principle")
-    max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out")
+    principle_share: float = Field(0.5, ge=0, le=1, description="share of the prompts that are about a principle")
+    max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out and counted")
+    rules: RuleWeights = Field(RuleWeights(), description="weights of rules beside the reward model")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters; none: every weight learns")
 
 
@@ -33,55 +57,97 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     sft = paths.deps["models/sft"]
     tokenizer = Tokenizer.load(sft)
     reference = load_model(sft)
-    policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
     reward_model = RewardModel.load(paths.deps["models/reward"])
-    room = policy.config.context - params.max_new_tokens - 1
-    prompts = read_prompts(
-        paths.deps["data/clean"] / "preferences.parquet", tokenizer, min(params.max_prompt_tokens, room)
-    )
+    preferences = paths.deps["data/clean"] / "preferences.parquet"
+    room = reference.config.context - params.max_new_tokens - 1
+    prompts, too_long = read_prompts(preferences, tokenizer, min(params.max_prompt_tokens, room))
     require(
         len(prompts) >= 2 * params.check_prompts,
         f"data/clean holds {len(prompts)} training prompts of at most rlhf.max_prompt_tokens="
         f"{params.max_prompt_tokens} tokens; at least twice rlhf.check_prompts={params.check_prompts} are needed",
     )
-    check_prompts, train_prompts = prompts[: params.check_prompts], prompts[params.check_prompts :]
-    trainer = Trainer(
-        policy, reference, make_reward(reward_model, tokenizer.im_end_id), params,
-        stop_ids=(tokenizer.im_end_id, tokenizer.eos_id), dtype=params.base.torch_dtype, seed=params.base.seed,
-    )  # fmt: skip
-    check_ids = [prompt.ids for prompt in check_prompts]
-    before = trainer.calibrate(check_ids)
-    plan = plan_prompts(train_prompts, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
-    done = optimise(trainer, lambda step: plan[step], before, check_ids, paths.follow())
+    check_prompts = plan_prompts(prompts, 1, params.check_prompts, params.principle_share, params.base.seed)[0]
+    set_aside = {prompt.key for prompt in check_prompts}
+    left = [prompt for prompt in prompts if prompt.key not in set_aside]
+    plan = plan_prompts(left, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
+    rules = make_rules(params.rules, tokenizer, read_split(preferences, "train"))
+    judge = Judge(reward_model, tokenizer.im_end_id, rules)
+    metrics: dict[str, Any] = {"prompts": len(prompts), "too_long": too_long, "bounds": describe_bounds(params)}
+    for arm, constrained in (("policy", True), ("control", False)):
+        policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
+        stop_ids = (tokenizer.im_end_id, tokenizer.eos_id)
+        engine = PolicyEngine(policy, reference, judge, params, params.base, stop_ids, constrained)
+        done = optimise(engine, plan.__getitem__, check_prompts, params.base, paths.scratch / arm, paths.follow(arm))
+        save_arm(params, policy, tokenizer, sft, paths.outs[f"models/{arm}"], done)
+        metrics |= summarise(done) if arm == "policy" else {"control": summarise(done)}
+    return metrics
+
+
+def make_rules(
+    weights: RuleWeights, tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]]
+) -> dict[RewardFunction, float]:
+    """Return the rules that weigh something."""
+    rules: dict[RewardFunction, float] = {}
+    if weights.docstring_match or weights.exact_answer:
+        references = collect_references(tokenizer, rows)
+        if weights.docstring_match:
+            rules[make_match_reward(tokenizer, references, compute_word_f1)] = weights.docstring_match
+        if weights.exact_answer:
+            rules[make_match_reward(tokenizer, references, compute_exact_match)] = weights.exact_answer
+    if weights.format:
+        rules[make_format_reward(tokenizer)] = weights.format
+    return rules
+
+
+def save_arm(params: Params, policy: Transformer, tokenizer: Tokenizer, sft: Path, out: Path, done: Optimised) -> None:
+    """Write an arm's model, tokenizer and learning curve."""
     if params.lora is None:
-        save_model(policy, paths.outs["models/policy"])
+        save_model(policy, out)
     else:
-        save_adapted(policy, params.lora, sft, paths.outs["models/policy"])
-    tokenizer.save(paths.outs["models/policy"])
-    write_trace(paths.outs["models/policy"], done.trace)
-    return summarise(params, done, before, len(prompts))
+        save_adapted(policy, params.lora, sft, out)
+    tokenizer.save(out)
+    write_trace(out, done.trace)
 
 
-def summarise(params: Params, done: Optimised, before: Check, num_prompts: int) -> dict[str, Any]:
-    """Return what was kept and how it was chosen; the held-out figures are evaluate's."""
-    after = dict(done.checks)[done.kept_step]
-    gain = paired_difference(after.rollout.reward_B.double().numpy(), before.rollout.reward_B.double().numpy())
+def describe_bounds(params: Params) -> dict[str, Any]:
+    """Return what a policy was held to, for evaluate and the gate."""
     return {
-        "prompts": num_prompts,
+        "kl": params.kl_bound,
+        "cost": params.cost_bounds.model_dump(),
+        "max_new_tokens": params.max_new_tokens,
+    }
+
+
+def summarise(done: Optimised) -> dict[str, Any]:
+    """Return what was kept and how it was chosen; the held-out figures are evaluate's."""
+    _, before = done.checks[0]
+    after = done.kept
+    return {
         "kept_step": done.kept_step,
+        "stopped": done.stopped,
         "kept": {
-            "reward_gain": as_metrics(gain),
+            "reward_gain": as_metrics(paired_difference(after.rewards, before.rewards)),
             "kl": after.kl,
-            "kl_bound": params.kl_bound,
             "length": after.length,
             "length_of_sft": before.length,
             "distinct": after.distinct,
+            "cost": after.cost,
+            "cost_of_sft": before.cost,
         },
-        "checks": [
-            {"step": step, "reward": c.reward, "kl": c.kl, "length": c.length, "distinct": c.distinct}
-            for step, c in done.checks
-        ],
+        "checks": [{"step": step, **describe_check(check)} for step, check in done.checks],
+        "multipliers": {
+            name.partition(".")[2]: value
+            for name, value in (done.trace[-1] if done.trace else {}).items()
+            if name.startswith("multiplier.")
+        },
     }
+
+
+def describe_check(check: Check) -> dict[str, Any]:
+    """Return a check without its single rewards."""
+    return {
+        "reward": check.reward, "kl": check.kl, "length": check.length, "distinct": check.distinct, "cost": check.cost,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from llm.data.chat import render
 from llm.data.schema import Message, hash_id
@@ -128,7 +127,7 @@ def estimate_divergence(policy: Transformer, sft: Transformer, answers: Answers)
     Source:  `llm.rl.losses.estimate_sequence_kl`.
     """
     ids = [prompt.ids for prompt in answers.prompts]
-    rollout = Rollout(ids, answers.completions, torch.zeros(len(ids)))
+    rollout = Rollout(ids, answers.completions)
     return bootstrap_interval(measure_kl(policy, sft, rollout).double().numpy())
 
 

@@ -38,6 +38,34 @@ class UpperBound:
         self.value = self.base * max(1.0, ratio) ** 2
 
 
+class CostMultiplier:
+    """The multiplier of E[cost] <= bound, for a cost that is a probability; in [0, limit].
+
+    With the running mean m = 0.8 m + 0.2 cost and the error e = clip(m / target - 1, -1, 2):
+    value = clip(value + rate * e, 0, limit).
+
+    Each batch holds few prompts of a principle, which the running mean makes up for. The target lies below the
+    bound: half of the answers of a policy that sits on its bound are over it.
+
+    Source: dual ascent with a moving average of the cost: Safe RLHF, arXiv:2310.12773, eq. 11 and appendix B.  Differs:
+    additive instead of in log space, so that it can reach zero, and with a clipped relative error.
+    """
+
+    MEMORY, TARGET = 0.8, 0.5
+
+    def __init__(self, bound: float, start: float, rate: float, limit: float):
+        assert 0 < bound < 1
+        assert 0 <= start <= limit
+        self.target, self.rate, self.limit = self.TARGET * bound, rate, limit
+        self.value, self.mean = start, None  # type: float, float | None
+
+    def update(self, measured: float) -> None:
+        """Take one step on a batch's mean cost."""
+        self.mean = measured if self.mean is None else self.MEMORY * self.mean + (1 - self.MEMORY) * measured
+        error = max(-1.0, min(2.0, self.mean / self.target - 1.0))
+        self.value = min(self.limit, max(0.0, self.value + self.rate * error))
+
+
 class Equality:
     """The multiplier of E[value] = target; of either sign.
 

@@ -32,7 +32,9 @@ def compute_preference_loss(
              plain Bradley-Terry, InstructGPT, arXiv:2203.02155, eq. 1.
     """
     if not chosen_N.shape == rejected_N.shape == margin_N.shape == tie_N.shape or chosen_N.ndim != 1:
-        raise ValueError(f"four vectors of one length: {chosen_N.shape}, {rejected_N.shape}, {margin_N.shape}, {tie_N.shape}")
+        raise ValueError(
+            f"four vectors of one length: {chosen_N.shape}, {rejected_N.shape}, {margin_N.shape}, {tie_N.shape}"
+        )
     if chosen_N.numel() == 0:
         raise ValueError("a preference loss needs at least one pair")
     if bool((margin_N < 0).any()) or threshold <= 0:

@@ -1,5 +1,6 @@
 """Prompts that a policy practises on, and the order in which it meets them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from llm.data.chat import render
 from llm.data.schema import hash_id
 from llm.data.tokenizer import Tokenizer
 from llm.rl.pairs import read_split
+from llm.rl.reward_model import PRINCIPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,36 +21,43 @@ class Prompt:
     principle: str | None
 
 
-def read_prompts(preferences: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Prompt]:
-    """Return the different prompts of the training pairs that fit, in hash order: any prefix is a fair sample."""
+def read_prompts(preferences: Path, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Prompt], int]:
+    """Return the different prompts of the training pairs that fit, and how many do not.
+
+    They stand in hash order: any prefix is a fair sample.
+    """
     found: dict[str, Prompt] = {}
-    for row in read_split(preferences, "train"):
+    # A prompt of a principle stands in pairs of other kinds too: those that name the principle come first.
+    for row in sorted(read_split(preferences, "train"), key=lambda row: row["principle"] is None):
         key = hash_id("rlhf", *(message["content"] for message in row["prompt"]))
         if key not in found:
             ids, _ = render(tokenizer, row["prompt"], add_generation_prompt=True)
             found[key] = Prompt(key, ids, row["principle"])
-    return [found[key] for key in sorted(found) if len(found[key].ids) <= max_tokens]
+    kept = [found[key] for key in sorted(found) if len(found[key].ids) <= max_tokens]
+    return kept, len(found) - len(kept)
 
 
 def plan_prompts(
     prompts: Sequence[Prompt], steps: int, prompts_per_step: int, principle_share: float, seed: int
-) -> list[list[list[int]]]:
-    """Return the ids of every step's prompts, `principle_share` of all being about a principle.
+) -> list[list[Prompt]]:
+    """Return every step's prompts, `principle_share` of all being about a principle, each principle in its turn.
 
     Each pool is gone through in hash order before any of it is met again.
     """
-    pools = [[p for p in prompts if p.principle is None], [p for p in prompts if p.principle is not None]]
-    share = principle_share if pools[0] and pools[1] else float(not pools[0])
-    taken = [0, 0]
-    plan: list[list[list[int]]] = []
+    pools = {name: [p for p in prompts if p.principle == name] for name in (None, *PRINCIPLES)}
+    principles = [name for name in PRINCIPLES if pools[name]]
+    share = principle_share if pools[None] and principles else float(not pools[None])
+    taken = Counter[str | None]()
+    plan = []
     for step in range(steps):
         batch = []
         for place in range(prompts_per_step):
             # The k-th prompt is about a principle whenever share * k passes a whole number.
             k = step * prompts_per_step + place
-            which = int(int((k + 1) * share) > int(k * share))
-            batch.append(_draw(pools[which], taken[which], seed).ids)
-            taken[which] += 1
+            before, after = int(k * share), int((k + 1) * share)
+            name = principles[before % len(principles)] if after > before else None
+            batch.append(_draw(pools[name], taken[name], seed))
+            taken[name] += 1
         plan.append(batch)
     return plan
 

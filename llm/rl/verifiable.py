@@ -152,11 +152,13 @@ def combine(rewards: Mapping[str, RewardFunction], weights: Mapping[str, float])
 def collect_references(tokenizer: Tokenizer, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[int, ...], str]:
     """Return the better answer of the first pair of each prompt, by the prompt's ids.
 
-    Pairs about a principle are left out: there are many good answers, and little is in sharing one's words.
+    Prompts about a principle are left out: there are many good answers, and little is in sharing one's words.
     """
+    asked = [("\0".join(message["content"] for message in row["prompt"]), row) for row in rows]
+    principled = {said for said, row in asked if row["principle"] is not None}
     found: dict[tuple[int, ...], str] = {}
-    for row in rows:
-        if row["principle"] is None:
+    for said, row in asked:
+        if said not in principled:
             ids, _ = render(tokenizer, row["prompt"], add_generation_prompt=True)
             found.setdefault(tuple(ids), row["chosen"])
     return found

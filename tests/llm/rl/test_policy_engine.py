@@ -1,4 +1,4 @@
-"""GRPO raises a known reward on a tiny model, within its bounds, and repeats to the bit."""
+"""A policy engine raises a known reward on a tiny model, within its bounds, and repeats to the bit."""
 
 import copy
 
