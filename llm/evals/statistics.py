@@ -109,14 +109,32 @@ def paired_difference(
     return bootstrap_interval(ours_N - theirs_N, level, resamples, seed)
 
 
-def paired_share_difference(ours: Sequence[bool], theirs: Sequence[bool], level: float = 0.95) -> Interval:
-    """Return the difference of two shares of the same items, ours - theirs, with Newcombe's interval.
+def share_difference(ours: Interval, theirs: Interval, phi: float = 0.0) -> Interval:
+    """Return the difference of two shares, ours - theirs, from their Wilson intervals.
 
     low = d - sqrt((p - l)^2 - 2 phi (p - l)(u' - p') + (u' - p')^2), and high with the ends exchanged, where p, l, u
-    are our share and Wilson's bounds, p', l', u' theirs, and phi the correlation of the two, corrected for continuity.
+    are our share and its bounds, p', l', u' theirs, and phi the correlation of the two.
+
+    Args:    ours, theirs: as `wilson_interval` returns them, at one level.  phi: 0 for independent samples.
+    Returns: Interval of the difference at that level. It has a width even where both shares are 0, or 1.
+    Source:  Newcombe, Statistics in Medicine 17, 1998, pp. 873-890, method 10.
+    """
+
+    def reach(one: float, other: float) -> float:
+        return float(np.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2)))
+
+    value = ours.value - theirs.value
+    low = value - reach(ours.value - ours.low, theirs.high - theirs.value)
+    high = value + reach(ours.high - ours.value, theirs.value - theirs.low)
+    return Interval(value, low, high, min(ours.n, theirs.n))
+
+
+def paired_share_difference(ours: Sequence[bool], theirs: Sequence[bool], level: float = 0.95) -> Interval:
+    """Return the difference of two shares of the same items, ours - theirs.
 
     Args:    ours, theirs: N truth values each, entry i of both from the same item.
-    Returns: Interval of the difference. It has a width even where no item differs: a few items settle nothing.
+    Returns: Interval of `share_difference`, phi being the correlation of the pairs, corrected for continuity. Where no
+             item differs it still has a width: a few items settle nothing.
     Raises:  ValueError: lengths differ, or empty.
     Source:  Newcombe, Statistics in Medicine 17, 1998, pp. 2635-2650, method 10.
     """
@@ -130,14 +148,24 @@ def paired_share_difference(ours: Sequence[bool], theirs: Sequence[bool], level:
     if covariance > 0:
         covariance = max(covariance - n / 2, 0.0)
     spread = float(np.sqrt(a * (n - a) * b * (n - b)))
-    phi = covariance / spread if spread else 0.0
+    return share_difference(p, q, covariance / spread if spread else 0.0)
 
-    def reach(one: float, other: float) -> float:
-        return float(np.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2)))
 
-    value = p.value - q.value
-    low = value - reach(p.value - p.low, q.high - q.value)
-    return Interval(value, low, value + reach(p.high - p.value, q.value - q.low), n)
+def mean_difference(
+    ours: npt.ArrayLike, theirs: npt.ArrayLike, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Return the difference of the means of two independent samples, ours - theirs, each bootstrapped on its own.
+
+    Args:    ours, theirs: finite numbers, not of the same items (see `paired_difference`).
+    Returns: Interval of the difference; n is the smaller sample's.
+    Raises:  ValueError: empty, or not finite.
+    Source:  Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 8.3 (two samples); percentiles.
+    """
+    ours_N, theirs_N = _one_dimensional(ours), _one_dimensional(theirs)
+    means_R = resample_means(ours_N, resamples, seed) - resample_means(theirs_N, resamples, seed + 1)
+    low, high = np.quantile(means_R, [0.5 - level / 2, 0.5 + level / 2])
+    value = float(ours_N.mean() - theirs_N.mean())
+    return Interval(value, float(low), float(high), min(len(ours_N), len(theirs_N)))
 
 
 def resample_means(values_N: Floats, resamples: int, seed: int) -> Floats:
