@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from llm.evals.refusal import compare_answered, find_evasion, judge_answers, measure_answered, measure_distinct
 
@@ -130,6 +131,19 @@ def test_written_answers_are_given() -> None:
     refused = [row["id"] for row in rows if find_evasion(row["good"])]
     assert len(rows) > 100
     assert len(refused) <= 0.02 * len(rows), refused
+
+
+def test_composed_answers_to_harmless_prompts_are_told_apart() -> None:
+    """Each opening alone with each ending: the two sides of the prompts on which refusals are counted."""
+    scene = yaml.safe_load((PRINCIPLES / "scenes.yaml").read_text())["harmless"]
+
+    def compose(side: str) -> list[str]:
+        parts = scene[side]
+        return [f"{a.format(topic='feed the ducks')} {b}" for a in parts["openings"] for b in parts["endings"]]
+
+    good, bad = compose("good"), compose("bad")
+    assert [answer for answer in good if find_evasion(answer)] == []
+    assert [answer for answer in bad if not find_evasion(answer)] == []
 
 
 def test_one_answer_to_everything_is_a_constant() -> None:
