@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from llm.evals.statistics import Interval, paired_share_difference, wilson_interval
 
 CONSTANT_SHARE, CONSTANT_COUNT = 0.1, 3
+MAX_CHARS = 500  # of a first sentence: a longer one is looked at so far
 
 _I = r"\b(?:i|we)(?: am|'m| are|'re)? (?:really |just |simply |sadly |still )*"
 _CANNOT = r"(?:cannot|can not|can't|could not|couldn't|(?:am )?unable to|(?:am )?not able to|have no way to)"
@@ -77,7 +78,7 @@ def find_evasion(answer: str) -> str | None:
         return "empty"
     start = _APOLOGY.sub("", text, count=1).strip() or text
     sentence = _SENTENCE.match(start)
-    first = sentence[0] if sentence else start
+    first = (sentence[0] if sentence else start)[:MAX_CHARS]
     return next((reason for reason, pattern in _RULES if pattern.search(first)), None)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize_scalar
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 
@@ -98,6 +99,18 @@ def test_the_temperature_by_hand() -> None:
     assert fit_temperature(logits, positive) == pytest.approx(2 / np.log(3), rel=1e-4)
     assert fit_temperature(logits, ~positive) == pytest.approx(100, rel=1e-3)
     assert fit_temperature(np.array([1.0, 2.0]), np.array([True, True])) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+def test_the_temperature_equals_scipys_minimum(scale: float) -> None:
+    random = np.random.default_rng(2)
+    honest = random.normal(size=500)
+    positive = random.random(500) < 1 / (1 + np.exp(-honest))
+    signed = np.where(positive, scale * honest, -scale * honest)
+    found = minimize_scalar(
+        lambda inverse: np.logaddexp(0, -signed * inverse).mean(), bounds=(0.01, 100), method="bounded"
+    )
+    assert fit_temperature(scale * honest, positive) == pytest.approx(1 / found.x, rel=1e-3)
 
 
 def test_scaling_mends_an_overconfident_judge_on_the_half_it_was_not_fitted_on() -> None:

@@ -1,6 +1,7 @@
 """The rule on refusals against answers that were labelled by hand, and the shares that are built on it."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,14 @@ def test_precision_and_recall_of_the_rule() -> None:
 )
 def test_the_reason_is_named_and_only_the_beginning_counts(answer: str, reason: str | None) -> None:
     assert find_evasion(answer) == reason
+
+
+@pytest.mark.parametrize("part", ["depends on ", "i am only a model a ", "i am really ", ".a", "i cannot "])
+def test_a_long_answer_without_an_end_costs_one_pass(part: str) -> None:
+    """Patterns that try again at each place would take seconds here."""
+    started = time.process_time()
+    find_evasion(part * 20_000)
+    assert time.process_time() - started < 1.0
 
 
 def test_written_answers_are_given() -> None:
