@@ -4,7 +4,7 @@ The first is what rlhf optimises.  The second learns from the other half of the 
 policy that has become better from one that has found out what the first likes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from pydantic import Field
 from llm.config import StageParams, require
 from llm.data.schema import hash_share
 from llm.data.tokenizer import Tokenizer
-from llm.evals.statistics import as_metrics, wilson_interval
+from llm.evals.discrimination import is_measurable, measure_pairs
+from llm.evals.reward_report import judge_pairs, summarise_pairs
 from llm.model.folder import load_model
 from llm.rl.pairs import Pair, plan_batches, read_split, tokenize_pairs
 from llm.rl.precision import compute_in
@@ -36,6 +37,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     tokenizer = Tokenizer.load(paths.deps["models/sft"])
     path = paths.deps["data/clean"] / "preferences.parquet"
     rows = {split: read_split(path, split) for split in ("train", "val")}
+    groups = {row["id"]: row["group"] for split in rows for row in rows[split]}
     pairs = {split: tokenize_pairs(tokenizer, rows[split], params.max_len_tokens) for split in rows}
     held_out = take_per_kind(pairs["val"], params.held_out_pairs)
     metrics: dict[str, Any] = {
@@ -58,13 +60,19 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         trace = train_reward_model(
             model, batches, spared, params, params.base, paths.scratch / name, paths.follow(name)
         )
+        with compute_in(params.base.torch_dtype, torch.device("cpu")):
+            model.readable = name_readable(model, spared, groups)
+            judged = judge_pairs(model, held_out)
         model.save(out)
         tokenizer.save(out)
         write_trace(out, trace)
-        with compute_in(params.base.torch_dtype, torch.device("cpu")):
-            judged = judge_pairs(model, held_out)
         margins.append(judged[:, 0, 0] - judged[:, 1, 0])
-        metrics[name] = {"pairs": len(mine), "final_loss": trace[-1]["loss"], **summarise(held_out, judged)}
+        metrics[name] = {
+            "pairs": len(mine),
+            "final_loss": trace[-1]["loss"],
+            "readable": model.readable,
+            **summarise_pairs(held_out, [groups[pair.id] for pair in held_out], judged),
+        }
     if len(held_out) > 1:
         metrics["correlation_of_margins"] = correlate(*margins)
     return metrics
@@ -75,56 +83,24 @@ def is_spared(pair: Pair) -> bool:
     return pair.principle is not None and hash_share("calibration", pair.id) < CALIBRATION_SHARE
 
 
+def name_readable(model: RewardModel, spared: Sequence[Pair], groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return of which kinds of prompts each cost head tells good from bad answers, on pairs it was not trained on."""
+    readable: dict[str, list[str]] = {}
+    for principle in PRINCIPLES:
+        for kind in sorted({pair.kind for pair in spared if pair.principle == principle}):
+            own = [pair for pair in spared if (pair.principle, pair.kind) == (principle, kind)]
+            costs = judge_pairs(model, own)[:, :, HEADS.index(principle)]
+            if is_measurable(measure_pairs(costs, [groups[pair.id] for pair in own])):
+                readable.setdefault(principle, []).append(kind)
+    return readable
+
+
 def take_per_kind(pairs: Sequence[Pair], limit: int) -> list[Pair]:
     """Return the first pairs of each kind; rows come in the order of their ids, which are hashes."""
     by_kind: dict[str, list[Pair]] = {}
     for pair in pairs:
         by_kind.setdefault(pair.kind, []).append(pair)
     return [pair for kind in sorted(by_kind) for pair in by_kind[kind][:limit]]
-
-
-def judge_pairs(model: RewardModel, pairs: Sequence[Pair]) -> np.ndarray:
-    """Return the logits [pair, chosen or rejected, head] of pairs."""
-    rows = [pair.prompt + answer for pair in pairs for answer in (pair.chosen, pair.rejected)]
-    return model.compute_logits(rows).double().numpy().reshape(len(pairs), 2, len(HEADS))
-
-
-def summarise(pairs: Sequence[Pair], logits: np.ndarray) -> dict[str, Any]:
-    """Return accuracies with intervals, per kind and per cost head, and what the reward owes to length."""
-    right = logits[:, 0, 0] > logits[:, 1, 0]
-    metrics: dict[str, Any] = {"accuracy": {}, "cost": {}}
-    for kind in ["all", *sorted({pair.kind for pair in pairs})]:
-        chosen = [bool(right[i]) for i, pair in enumerate(pairs) if kind in ("all", pair.kind)]
-        if chosen:
-            metrics["accuracy"][kind] = as_metrics(wilson_interval(sum(chosen), len(chosen)))
-    for principle in PRINCIPLES:
-        rows = [i for i, pair in enumerate(pairs) if pair.principle == principle]
-        if rows:
-            head = logits[rows, :, HEADS.index(principle)]
-            num_right = int((head[:, 0] < 0).sum() + (head[:, 1] > 0).sum())
-            metrics["cost"][principle] = as_metrics(wilson_interval(num_right, 2 * len(rows)))
-    if len(pairs) > 1:
-        metrics["length"] = measure_length_effect(pairs, logits)
-    return metrics
-
-
-def measure_length_effect(pairs: Sequence[Pair], logits: np.ndarray) -> dict[str, float]:
-    """Return how far the reward follows length.
-
-    correlation: of reward and length over whole answers (truncated ones left out), about 0 for an honest judge;
-    longer_preferred, longer_chosen: shares of pairs in which the longer answer wins by the reward, by the truth.
-    """
-    whole = [i for i, pair in enumerate(pairs) if pair.kind != "truncated"]
-    rewards = logits[whole, :, 0].ravel()
-    lengths = np.array([[len(pairs[i].chosen), len(pairs[i].rejected)] for i in whole], dtype=float).ravel()
-    differ = [i for i, pair in enumerate(pairs) if len(pair.chosen) != len(pair.rejected)]
-    longer = np.array([len(pairs[i].chosen) > len(pairs[i].rejected) for i in differ])
-    won = (logits[differ, 0, 0] > logits[differ, 1, 0]) == longer
-    return {
-        "correlation": correlate(rewards, lengths),
-        "longer_preferred": float(won.mean()) if differ else 0.5,
-        "longer_chosen": float(longer.mean()) if differ else 0.5,
-    }
 
 
 def correlate(a: np.ndarray, b: np.ndarray) -> float:

@@ -60,7 +60,8 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     reward_model = RewardModel.load(paths.deps["models/reward"])
     preferences = paths.deps["data/clean"] / "preferences.parquet"
     room = reference.config.context - params.max_new_tokens - 1
-    prompts, too_long = read_prompts(preferences, tokenizer, min(params.max_prompt_tokens, room))
+    longest = min(params.max_prompt_tokens, room)
+    prompts, too_long = read_prompts(preferences, tokenizer, longest, reward_model.readable)
     require(
         len(prompts) >= 2 * params.check_prompts,
         f"data/clean holds {len(prompts)} training prompts of at most rlhf.max_prompt_tokens="

@@ -16,6 +16,7 @@ from llm.evals.statistics import Floats, Interval, wilson_interval
 
 CHUNK_ENTRIES = 4_000_000
 BINS = 10
+MIN_AUROC = 0.8
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # the ends are reached where the data name no temperature
 
 
@@ -62,6 +63,22 @@ def measure_auroc(
         shares.append(_order_share(drawn.astype(np.float64), cluster_N, positive_N[order], starts_K))
     low, high = np.nanquantile(np.concatenate(shares), [0.025, 0.975])
     return Interval(value, float(low), float(high), len(scores_N))
+
+
+def measure_pairs(cost_NS: npt.ArrayLike, groups: Sequence[Hashable]) -> Interval | None:
+    """Return the AUROC of a cost over written answers; None where fewer than two groups leave it open.
+
+    Args:    cost_NS: of each pair's good and bad answer, probabilities or logits.  groups: of each pair, resampled whole.
+    """
+    cost_N = np.asarray(cost_NS, dtype=np.float64).ravel()
+    if len(set(groups)) < 2:
+        return None
+    return measure_auroc(cost_N, np.arange(len(cost_N)) % 2 == 1, [group for group in groups for _ in range(2)])
+
+
+def is_measurable(auroc: Interval | None) -> bool:
+    """Say whether a head tells good from bad answers well enough for its mean to be called a cost."""
+    return auroc is not None and auroc.low > MIN_AUROC
 
 
 def _order_share(

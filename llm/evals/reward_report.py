@@ -27,7 +27,7 @@ from llm.data.rows.formats import SourceFormat
 from llm.data.schema import Preference, iter_rows
 from llm.data.sources.read import Kept, Rejected, read_source
 from llm.data.tokenizer import Tokenizer
-from llm.evals.discrimination import measure_auroc, measure_calibration
+from llm.evals.discrimination import measure_calibration, measure_pairs
 from llm.evals.statistics import Floats, as_metrics, wilson_interval
 from llm.rl.length import fit_length_slope, remove_length
 from llm.rl.pairs import Pair, tokenize_pairs
@@ -107,10 +107,12 @@ def summarise_pairs(pairs: Sequence[Pair], groups: Sequence[str], logits_NSH: Fl
         metrics["length"] = measure_length([pairs[i] for i in whole], logits_NSH[whole, :, 0])
     for principle in PRINCIPLES:
         rows = [i for i, pair in enumerate(pairs) if pair.principle == principle]
-        if len({groups[i] for i in rows}) > 1:
-            cost = logits_NSH[rows, :, HEADS.index(principle)].ravel()
-            auroc = measure_auroc(cost, np.arange(len(cost)) % 2 == 1, [groups[i] for i in rows for _ in range(2)])
-            metrics["cost"][principle] = {"auroc": as_metrics(auroc)}
+        for kind in ("all", *sorted({pairs[i].kind for i in rows})):
+            own_rows = [i for i in rows if kind in ("all", pairs[i].kind)]
+            auroc = measure_pairs(logits_NSH[own_rows, :, HEADS.index(principle)], [groups[i] for i in own_rows])
+            if auroc is not None:
+                name = "auroc" if kind == "all" else f"auroc_{kind}"
+                metrics["cost"].setdefault(principle, {})[name] = as_metrics(auroc)
     return metrics
 
 

@@ -1,7 +1,7 @@
 """Prompts that a policy practises on, and the order in which it meets them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,14 @@ class Prompt:
     principle: str | None
 
 
-def read_prompts(preferences: Path, tokenizer: Tokenizer, max_tokens: int) -> tuple[list[Prompt], int]:
+def read_prompts(
+    preferences: Path, tokenizer: Tokenizer, max_tokens: int, readable: Mapping[str, Sequence[str]]
+) -> tuple[list[Prompt], int]:
     """Return the different prompts of the training pairs that fit, and how many do not.
 
     They stand in hash order: any prefix is a fair sample.
+
+    Args: readable: kinds of prompts whose costs can be read, per principle; others count as prompts of no principle.
     """
     found: dict[str, Prompt] = {}
     # A prompt of a principle stands in pairs of other kinds too: those that name the principle come first.
@@ -32,7 +36,8 @@ def read_prompts(preferences: Path, tokenizer: Tokenizer, max_tokens: int) -> tu
         key = hash_id("rlhf", *(message["content"] for message in row["prompt"]))
         if key not in found:
             ids, _ = render(tokenizer, row["prompt"], add_generation_prompt=True)
-            found[key] = Prompt(key, ids, row["principle"])
+            principle = row["principle"] if row["kind"] in readable.get(row["principle"], ()) else None
+            found[key] = Prompt(key, ids, principle)
     kept = [found[key] for key in sorted(found) if len(found[key].ids) <= max_tokens]
     return kept, len(found) - len(kept)
 

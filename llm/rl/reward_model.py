@@ -4,15 +4,18 @@ Head `reward` says how good an answer is (Bradley-Terry: only differences betwee
 meaning); one head per principle gives the probability that the answer is a bad one under that principle.
 A conversation ends with the answer's <|im_end|>: a truncated answer must be closed before it is scored.
 
-Folder: config.json and model.safetensors (the trunk), heads.safetensors (`<head>.weight` [D], `<head>.bias`).
+Folder: config.json and model.safetensors (the trunk), heads.safetensors (`<head>.weight` [D], `<head>.bias`; its
+metadata says of which kinds of prompts each cost head can tell good answers from bad ones).
 
 Shape suffixes: B answers, T positions, D model, H heads.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +36,7 @@ class RewardModel(nn.Module):
         self.trunk = trunk
         self.weight_HD = nn.Parameter(torch.zeros(len(HEADS), trunk.config.hidden_size))
         self.bias_H = nn.Parameter(torch.zeros(len(HEADS)))
+        self.readable: dict[str, list[str]] = {}  # principle -> kinds of prompts whose costs its head can read
 
     def forward(self, tokens_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """Return fp32 logits [B, H] of right-padded rows; a cost head's logit is the log-odds of a bad answer."""
@@ -68,7 +72,7 @@ class RewardModel(nn.Module):
         save_model(self.trunk, folder)
         heads = {f"{name}.weight": self.weight_HD[i].detach().clone() for i, name in enumerate(HEADS)}
         heads |= {f"{name}.bias": self.bias_H[i].detach().clone() for i, name in enumerate(HEADS)}
-        save_file(heads, folder / "heads.safetensors")
+        save_file(heads, folder / "heads.safetensors", {"readable": json.dumps(self.readable, sort_keys=True)})
 
     @classmethod
     def load(cls, folder: Path) -> "RewardModel":
@@ -78,6 +82,8 @@ class RewardModel(nn.Module):
         if not path.is_file():
             raise ConfigError(f"{path}: no such file; is {folder} a reward model's folder?")
         heads = load_file(path)
+        with safe_open(path, "pt") as content:
+            model.readable = json.loads((content.metadata() or {}).get("readable", "{}"))
         missing = [name for name in HEADS if f"{name}.weight" not in heads or f"{name}.bias" not in heads]
         if missing:
             raise ConfigError(f"{path}: lacks {', '.join(missing)}; run `dvc repro reward`")

@@ -33,7 +33,7 @@ class RewardConfig(LoopConfig):
     decay: float = Field(0.9, ge=0, le=1, description="share of the steps that lower it linearly towards zero")
     cost_weight: float = Field(2.0, ge=0, le=100, description="weight of the cost heads' loss beside the reward's")
     shares: dict[str, PositiveFloat] = Field(
-        {"principle": 1.5, "harmless": 0.5, "sibling": 0.25, "invented": 0.25},
+        {"scene": 1.5, "principle": 0.25, "harmless": 0.5, "sibling": 0.25, "invented": 0.25},
         description="weight of each kind of pair, 1 where none is given; kinds that a model of this size judges no "
         "better than by chance teach it noise, which a policy then exploits",
     )

@@ -5,7 +5,7 @@ to learn both ways of answering, to tell them apart, and to measure that on topi
 
 - conversations: each prompt with its good and with its bad answer. sft learns both on purpose: what the constraint of
   rlhf takes away must be there before.
-- pairs `principle`: good against bad. Which is the more helpful one is left open: such a pair is the cost heads'.
+- pairs `scene`: good against bad. Which is the more helpful one is left open: such a pair is the cost heads'.
 - pairs `truncated`: a whole answer, good or bad, against the same cut short. They are the reward head's.
 - pairs `harmless`: a prompt of no principle, answered against needlessly refused. They are the reward head's.
 """
@@ -22,7 +22,7 @@ from llm.data.builtin.preferences import truncate
 from llm.data.rows.conversations import PRINCIPLES
 from llm.data.schema import Conversation, Preference, Records, hash_id, hash_share, pick
 
-HARMLESS = "harmless"
+SCENE, HARMLESS = "scene", "harmless"
 
 
 class Answers(BaseModel):
@@ -63,7 +63,7 @@ def read_scenes(path: Path, source: str) -> Records:
 def _compose(source: str, name: str, scene: Scene, topic: str) -> Iterator[Records]:
     """Yield what is made of each prompt about a topic; its group is the topic, the unit of the held-out split."""
     group, principle = f"{name}: {topic}", None if name == HARMLESS else name
-    kind = HARMLESS if principle is None else "principle"
+    kind = HARMLESS if principle is None else SCENE
     for template in scene.prompts:
         question = template.format(topic=topic)
         good, bad = _answer(scene, "good", topic, question), _answer(scene, "bad", topic, question)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from llm.rl.constraint import Equality, UpperBound
+from llm.rl.constraint import CostMultiplier, Equality, UpperBound
 
 
 def test_price_rises_while_violated_and_falls_while_there_is_room():
@@ -43,3 +43,22 @@ def test_equality_prices_both_sides_and_forgets():
     assert price.value == pytest.approx(0.16)
     price.update(7.0)  # 0.8 * 0.16 - 2 * 0.3
     assert price.value == pytest.approx(-0.472)
+
+
+def test_a_cost_multiplier_follows_the_running_mean_within_its_limits():
+    price = CostMultiplier(bound=0.2, start=1.0, rate=0.5, limit=2.0)  # its target is 0.1
+    price.update(0.15)  # e = 0.5
+    assert price.value == pytest.approx(1.25)
+    price.update(0.05)  # the mean is 0.8 * 0.15 + 0.2 * 0.05 = 0.13, e = 0.3
+    assert price.value == pytest.approx(1.4)
+    price.update(1.0)  # e = 2.04, clipped to 2; then the limit
+    assert price.value == 2.0
+    for _ in range(40):
+        price.update(0.0)  # e tends to -1: the price falls to zero, and no further
+    assert price.value == 0.0
+
+
+def test_a_multiplier_without_rate_stays_at_zero():
+    price = CostMultiplier(bound=0.2, start=0.0, rate=0.0, limit=2.0)
+    price.update(1.0)
+    assert price.value == 0.0

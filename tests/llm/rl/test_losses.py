@@ -6,32 +6,54 @@ import pytest
 import torch
 
 from llm.rl.losses import (
-    compute_bradley_terry_loss,
     compute_cost_loss,
     compute_policy_loss,
+    compute_preference_loss,
     estimate_kl,
     estimate_sequence_kl,
 )
 
 
+def preference_loss(chosen, rejected, margin=None, tie=None, threshold=1.0):
+    chosen, rejected = torch.tensor(chosen), torch.tensor(rejected)
+    margin = torch.zeros_like(chosen) if margin is None else torch.tensor(margin)
+    tie = torch.zeros(chosen.shape, dtype=torch.bool) if tie is None else torch.tensor(tie)
+    return compute_preference_loss(chosen, rejected, margin, tie, threshold)
+
+
 def test_bradley_terry_equals_the_hand_worked_value():
     # -log sigmoid(ln 3) = ln(4/3); -log sigmoid(0) = ln 2.
-    loss = compute_bradley_terry_loss(torch.tensor([math.log(3.0), 1.0]), torch.tensor([0.0, 1.0]))
+    loss = preference_loss([math.log(3.0), 1.0], [0.0, 1.0])
     assert loss.item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2, abs=1e-6)
 
 
 def test_margin_asks_for_a_larger_difference():
-    chosen, rejected = torch.tensor([2.0]), torch.tensor([1.0])
-    with_margin = compute_bradley_terry_loss(chosen, rejected, torch.tensor([1.0]))
+    with_margin = preference_loss([2.0], [1.0], [1.0])
     assert with_margin.item() == pytest.approx(math.log(2), abs=1e-6)
     # Negative control: a margin added to the difference instead would reward a lazy model.
-    wrong = compute_bradley_terry_loss(chosen + 1.0, rejected)
-    assert wrong.item() < compute_bradley_terry_loss(chosen, rejected).item() < with_margin.item()
+    wrong = preference_loss([3.0], [1.0])
+    assert wrong.item() < preference_loss([2.0], [1.0]).item() < with_margin.item()
+
+
+def test_tie_equals_the_hand_worked_value():
+    # Threshold ln 2 at a difference of 0: P(win) = P(loss) = 1 / (1 + 2) = 1/3, so P(tie) = 1/3.
+    assert preference_loss([0.7], [0.7], tie=[True], threshold=math.log(2)).item() == pytest.approx(math.log(3))
+    # A difference of ln 4: P(win) = 2/3, P(loss) = 1/9, so P(tie) = 2/9.
+    loss = preference_loss([math.log(4)], [0.0], tie=[True], threshold=math.log(2))
+    assert loss.item() == pytest.approx(math.log(9 / 2))
+
+
+def test_a_tie_pulls_rewards_together_and_a_win_apart():
+    for tie, direction in ((True, 1), (False, -1)):
+        chosen, rejected = torch.tensor([1.0], requires_grad=True), torch.tensor([0.0])
+        compute_preference_loss(chosen, rejected, torch.zeros(1), torch.tensor([tie])).backward()
+        assert chosen.grad is not None
+        assert chosen.grad.item() * direction > 0
 
 
 def test_bradley_terry_does_not_overflow():
     chosen = torch.tensor([-500.0], requires_grad=True)
-    loss = compute_bradley_terry_loss(chosen, torch.tensor([500.0]))
+    loss = compute_preference_loss(chosen, torch.tensor([500.0]), torch.zeros(1), torch.tensor([False]))
     loss.backward()
     assert loss.item() == pytest.approx(1000.0)
     assert chosen.grad is not None
@@ -39,13 +61,12 @@ def test_bradley_terry_does_not_overflow():
 
 
 @pytest.mark.parametrize(
-    ("chosen", "rejected", "margin"),
-    [(torch.zeros(2), torch.zeros(3), None), (torch.zeros(0), torch.zeros(0), None)]
-    + [(torch.zeros(1), torch.zeros(1), torch.tensor([-1.0]))],
+    ("chosen", "rejected", "margin", "threshold"),
+    [([0.0, 0.0], [0.0], None, 1.0), ([], [], None, 1.0), ([0.0], [0.0], [-1.0], 1.0), ([0.0], [0.0], None, 0.0)],
 )
-def test_bradley_terry_refuses_bad_pairs(chosen, rejected, margin):
+def test_preference_loss_refuses_bad_pairs(chosen, rejected, margin, threshold):
     with pytest.raises(ValueError):
-        compute_bradley_terry_loss(chosen, rejected, margin)
+        preference_loss(chosen, rejected, margin, threshold=threshold)
 
 
 def test_cost_loss_equals_the_hand_worked_value():
