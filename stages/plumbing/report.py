@@ -41,7 +41,7 @@ def render(root: Path) -> Path | None:
     page = {
         "verdict": sections.describe_verdict(package, evaluate),
         "figures": sections.list_figures(metrics),
-        "curves": list_curves(root),
+        "curves": list_curves(root, metrics.get("sft", {})),
         "language": tasks.describe_language(evaluate),
         "choices": tasks.describe_choices(evaluate),
         "tasks": tasks.describe_tasks(evaluate),

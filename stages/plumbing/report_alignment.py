@@ -4,11 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from stages.plumbing.report_dots import Mark, Row, plot_dots, show_share
-from stages.plumbing.report_numbers import Figure, Json, is_number, listed, number, read_figure, section, signed
+from stages.plumbing.report_numbers import (
+    Figure,
+    Json,
+    is_number,
+    listed,
+    number,
+    percent,
+    read_figure,
+    section,
+    signed,
+)
 
 SECOND, RULE = "the second reward model", "the rule"
 EVEN_LENGTH = 0.2  # share by which the mean length may differ
 NO_CHANGE = Mark(0.0, "0: no change")
+WEAK = 0.1  # a correlation nearer to zero is none worth naming
 TRUE_TO = 0.05  # error of calibration up to which a stated confidence may be read as a probability
 
 
@@ -127,13 +138,21 @@ def judge_kinds(rows: Sequence[Row]) -> str:
 
 
 def judge_length(reward: Json) -> str:
-    """How the reward goes with the length of an answer."""
-    found = section(reward, "first", "length").get("correlation")
+    """How the reward goes with the length of an answer, and what correcting it by a slope changes."""
+    length = section(reward, "first", "length")
+    found, before, after = length.get("correlation"), section(length, "as_is"), section(length, "corrected")
     if not is_number(found):
         return ""
-    if abs(found) < 0.1:
-        return f" Its reward hardly goes with length (correlation {signed(found, 2)})."
-    return f" It prefers {'longer' if found > 0 else 'shorter'} answers (correlation with length {signed(found, 2)})."
+    words = f" It prefers {'longer' if found > 0 else 'shorter'} answers (correlation with length {signed(found, 2)})."
+    if abs(found) < WEAK:
+        words = f" Its reward hardly goes with length (correlation {signed(found, 2)})."
+    if before and after:
+        words += (
+            f" Corrected by a slope, the correlation goes from {signed(before['correlation'], 2)} to "
+            f"{signed(after['correlation'], 2)} and the accuracy from {percent(before['accuracy'])} to "
+            f"{percent(after['accuracy'])}."
+        )
+    return words
 
 
 def describe_calibration(found: Json) -> dict[str, Any] | None:
@@ -164,6 +183,7 @@ def describe_calibration(found: Json) -> dict[str, Any] | None:
         words += "its confidence is off in both directions."
     else:
         words += f"it is {'surer' if excess > 0 else 'less sure'} than it is right."
-    if is_number(found.get("temperature")):
-        words += f" Dividing its margins by {number(found['temperature'])} fits best."
+    if is_number(found.get("temperature")) and is_number(found.get("ece_scaled")):
+        scaled = number(found["ece_scaled"], 2)
+        words += f" Margins divided by {number(found['temperature'])}, fitted on other pairs, bring it to {scaled}."
     return {"dots": dots, "low": low, "caption": words}

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, pstdev
 from typing import Any
 
-from stages.plumbing.report_numbers import is_number
+from stages.plumbing.report_numbers import Json, is_number, number, section
 
 CURVES = (
     ("base", "loss", "Pretraining loss", "nats per token"),
@@ -19,14 +19,30 @@ MIN_JUDGED = 15
 Points = Sequence[tuple[float, float]]
 
 
-def list_curves(root: Path) -> list[dict[str, Any]]:
-    """Every learning curve that there is a trace of; those of the policy are in report_traces."""
+def list_curves(root: Path, sft: Json) -> list[dict[str, Any]]:
+    """Every learning curve that there is a trace of, and sft's held-out loss; the policy's are in report_traces."""
     curves = []
     for model, key, title, unit in CURVES:
         points = read_points(read_trace(root, model), key)
         if len(points) > 1:
             curves.append({"title": title, "unit": unit, "note": judge_curve(points), **trace_curve(points)})
+    held_out = section(sft, "held_out_loss")
+    points = read_points(held_out.get("curve") or [], "loss")
+    if len(points) > 1:
+        kept = held_out.get("kept_step")
+        titles = {"title": "Fine-tuning: held-out loss", "unit": "nats per answer token"}
+        curves.append({**titles, "note": judge_held_out(points, kept), **trace_curve(points, kept)})
     return curves
+
+
+def judge_held_out(points: Points, kept: float | None) -> str:
+    """Whether the loss on unseen answers had turned, and which step's weights were kept."""
+    step, least = min(points, key=lambda point: point[1])
+    words = f"Lowest at step {number(step)}, {number(least)}"
+    if step == points[-1][0]:
+        return f"{words}, the last one: more steps may still help."
+    words += f"; it ends {number(points[-1][1] - least, 2)} higher, by learning the training answers too well."
+    return f"{words} The weights of step {number(kept)} (dashed) are kept." if is_number(kept) else words
 
 
 def read_trace(root: Path, model: str) -> list[dict[str, Any]]:

@@ -273,6 +273,11 @@ def describe_memorisation(found: Json) -> list[dict[str, Any]]:
         )
     else:
         caption = f"Seen minus unseen is {signed(difference.value, 2)}, no more than noise: no memorisation shows."
+    likelier = read_figure(section(found, "logprob").get("difference"))
+    if likelier is not None and likelier.low > 0:
+        caption += f" Seen text is likelier by {number(likelier.value, 2)} nats per token."
+    elif likelier is not None:
+        caption += " Nor is seen text likelier."
     limits = (0.0, find_limits([row.figure.high for row in rows] + [0.0])[1])
     plot = plot_dots(rows, None, limits, show_short)
     return [{"title": "Training text continued verbatim", "plot": plot, "caption": caption}]

@@ -1,6 +1,6 @@
 """Quality in the report: bits per byte against baselines, the four-way choice, and every task with its interval."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,8 @@ CHOICES = {name: name for name in MODELS} | {
     "blanked": "sft, name blanked",
 }
 CHANCE = 0.25
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "bits", "nats", "loss")
+HIGHER_IS_BETTER = ("accuracy", "exact_match", "probability_of_right")  # and what begins so: accuracy_per_token
+LOWER_IS_BETTER = ("bits_per_byte", "nats_per_token", "perplexity")
 
 
 def describe_language(evaluate: Json) -> dict[str, Any] | None:
@@ -98,10 +99,10 @@ def describe_tasks(evaluate: Json) -> list[dict[str, Any]]:
     for name, task in sorted(section(evaluate, "tasks").items()):
         found: dict[str, list[Row]] = {}
         for model, measures in in_order(task, MODELS):
-            if model == "contaminated" or not hasattr(measures, "items"):
+            if model == "contaminated" or not isinstance(measures, Mapping):
                 continue
             for measure, one in sorted(measures.items()):
-                if (figure := read_figure(one)) is not None:
+                if isinstance(one, Mapping) and (figure := read_figure(one)) is not None:
                     found.setdefault(measure, []).append(Row(model, figure, model == "policy"))
         plots = [
             {"title": measure.replace("_", " "), "plot": plot_measure(rows), "caption": judge_measure(measure, rows)}
@@ -127,13 +128,21 @@ def judge_measure(measure: str, rows: Sequence[Row]) -> str:
     for before, after in pairwise(name for name in MODELS if name in figures):
         old, new = figures[before], figures[after]
         if new.low <= old.high and old.low <= new.high:
-            words.append(f"{after} and {before} overlap: no difference can be told.")
+            words.append(f"{after} and {before} overlap: no difference is shown.")
         else:
-            better = (new.value < old.value) == (measure in LOWER_IS_BETTER)
-            words.append(f"{after} is {'better' if better else 'worse'} than {before}.")
+            words.append(f"{after} is {compare(measure, new.value > old.value)} than {before}.")
     if words and all("overlap" in one for one in words):
-        return "The intervals overlap: no difference can be told."
+        return "The intervals overlap: no difference is shown."
     return " ".join(words) or "One model only: nothing to compare with."
+
+
+def compare(measure: str, more: bool) -> str:
+    """What more or less of a measure is: nothing but that, unless one knows which is good."""
+    if measure.startswith(HIGHER_IS_BETTER):
+        return "better" if more else "worse"
+    if measure.startswith(LOWER_IS_BETTER):
+        return "worse" if more else "better"
+    return "higher" if more else "lower"
 
 
 def note_task(task: Json, counts: set[int]) -> str:

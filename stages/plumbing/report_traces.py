@@ -29,25 +29,26 @@ def describe_traces(root: Path, evaluate: Json, rlhf: Json) -> dict[str, Any] | 
         ("reward", "Reward", "of sampled answers", None, None),
         ("kl", "KL to sft", "nats per answer", "kl_coef", find_kl_bound(evaluate, rlhf)),
         *((f"cost.{p}", f"Cost: {p.replace('_', '-')}", "probability of a bad answer", f"multiplier.{p}",
-           find_cost_bound(evaluate, p)) for p in costs),
+           find_cost_bound(evaluate, rlhf, p)) for p in costs),
         ("length", "Length", "tokens per answer", "length_price", None),
         ("entropy", "Entropy", "nats per token", None, None),
     ]  # fmt: skip
-    kept = rlhf.get("kept_step")
+    kept = (rlhf.get("kept_step"), section(rlhf, "control").get("kept_step"))
     rows = [describe_row(policy, control, kept, *one) for one in named]
     found = [row for row in rows if row is not None]
-    return {"rows": found, "caption": caption_traces(bool(control), costs), "kept": kept} if found else None
+    words = caption_traces(bool(control), costs) + caption_run(rlhf)
+    return {"rows": found, "caption": words} if found else None
 
 
-def find_cost_bound(evaluate: Json, principle: str) -> float | None:
-    """The bound that a cost was trained under."""
-    bound = section(evaluate, "cost", principle).get("bound")
-    return bound if is_number(bound) else None
+def find_cost_bound(evaluate: Json, rlhf: Json, principle: str) -> float | None:
+    """The bound that a cost was trained under, or is evaluated against."""
+    found = (section(rlhf, "bounds", "cost").get(principle), section(evaluate, "cost", principle).get("bound"))
+    return next((bound for bound in found if is_number(bound)), None)
 
 
 def find_kl_bound(evaluate: Json, rlhf: Json) -> float | None:
-    """The bound of KL by evaluate, or by rlhf where evaluate has not run."""
-    found = (section(evaluate, "kl").get("bound"), section(rlhf, "kept").get("kl_bound"))
+    """The bound that KL was trained under, or is evaluated against."""
+    found = (section(rlhf, "bounds").get("kl"), section(evaluate, "kl").get("bound"))
     return next((bound for bound in found if is_number(bound)), None)
 
 
@@ -64,10 +65,20 @@ def caption_traces(control: bool, costs: Sequence[str]) -> str:
     return words
 
 
+def caption_run(rlhf: Json) -> str:
+    """Which step was kept, and why the run ended early if it did."""
+    kept, words = rlhf.get("kept_step"), " Dashed red: the bound."
+    if kept == 0:
+        words += " No step passed the checks, so that the policy is sft."
+    elif is_number(kept):
+        words += f" Dashed green: the step that was kept, {number(kept)} by the policy."
+    return words + (f" It was stopped early: {rlhf['stopped']}." if rlhf.get("stopped") else "")
+
+
 def describe_row(
     policy: Sequence[dict[str, Any]],
     control: Sequence[dict[str, Any]],
-    kept: float | None,
+    kept: tuple[float | None, float | None],
     key: str,
     title: str,
     unit: str,
@@ -82,12 +93,12 @@ def describe_row(
         return None
     values = [value for _, value in (*ours, *free)] + ([] if bound is None else [bound])
     limits = (min(values), max(values))
-    panels = [{"label": WITH if len(free) > 1 else FREE, **trace_curve(ours, kept, bound, limits)}]
+    panels = [{"label": WITH if len(free) > 1 else FREE, **trace_curve(ours, kept[0], bound, limits)}]
     if len(free) > 1:
-        panels.append({"label": WITHOUT, **trace_curve(free, None, bound, limits)})
+        panels.append({"label": WITHOUT, **trace_curve(free, kept[1], bound, limits)})
     if len(priced) > 1:
         top = max(value for _, value in priced)
-        panels.append({"label": f"its {priced_by}", **trace_curve(priced, kept, None, (0.0, top or 1.0))})
+        panels.append({"label": f"its {priced_by}", **trace_curve(priced, kept[0], None, (0.0, top or 1.0))})
     if bound is not None:
         words = judge_bound(ours, free, bound, tempting=key.startswith("cost."))
     else:

@@ -50,10 +50,10 @@ def make_evaluation() -> dict[str, Any]:
         },
         "tasks": {
             "pydocs_choice": make_task(
-                {"accuracy": 0.31, "accuracy_by_length": 0.35}, contaminated=figure(0.55, 0.1, 38)
+                {"accuracy": 0.31, "accuracy_per_token": 0.35}, contaminated=figure(0.55, 0.1, 38)
             ),
             "minimal_pairs": make_task({"accuracy": 0.62}, contaminated=None),
-            "docstring_perplexity": make_task({"perplexity": 34.5, "bits_per_byte": 1.42}),
+            "docstrings": make_task({"nats_per_token": 3.5, "bits_per_byte": 1.42}),
         },
         "reward": {**gain(0.6), "second": gain(0.5), "rule": gain(0.09, 0.03), "control": gain(0.8)},
         "length": {"sft": 17.0, "policy": 18.0, "ratio": 18 / 17},
@@ -68,7 +68,12 @@ def make_evaluation() -> dict[str, Any]:
         },
         "cost": {name: make_cost() for name in PRINCIPLES},
         "swap": {"sft": figure(0.06, 0.01, 120), "policy": figure(0.03, 0.01, 120)},
-        "memorisation": {"seen": figure(0.05, 0.01), "unseen": figure(0.04, 0.01), "difference": figure(0.01, 0.015)},
+        "memorisation": {
+            "seen": figure(0.05, 0.01),
+            "unseen": figure(0.04, 0.01),
+            "difference": figure(0.01, 0.015),
+            "logprob": {"seen": -2.1, "unseen": -2.4, "difference": figure(0.3, 0.1)},
+        },
         "energy": {
             "modelled_joules_per_answer": 0.82,
             "modelled_joules_training": 61_000.0,
@@ -99,8 +104,12 @@ def make_reward() -> dict[str, Any]:
             kind: figure(value, 0.05, 200) if value < 0.95 else figure(value, 0.02, 200)
             for kind, value in kinds.items()
         },
-        "calibration": {"ece": 0.08, "temperature": 1.4, "bins": bins},
-        "length": {"correlation": 0.04},
+        "calibration": {"ece": 0.08, "ece_scaled": 0.03, "temperature": 1.4, "bins": bins, "n": 200},
+        "length": {
+            "correlation": 0.3,
+            "as_is": {"accuracy": 0.7, "correlation": 0.3},
+            "corrected": {"accuracy": 0.71, "correlation": 0.02},
+        },
         "cost": {name: {"auroc": figure(0.93, 0.02, 240)} for name in PRINCIPLES},
     }
     return {"first": first, "second": first}
@@ -160,7 +169,10 @@ def write_run(root: Path) -> None:
     write_report(root, "evaluate", make_evaluation())
     write_report(root, "package", make_package())
     write_report(root, "reward", make_reward())
-    write_report(root, "rlhf", {"kept_step": 40, "kept": {"kl_bound": 8.0}})
+    bounds = {"kl": 8.0, "cost": dict.fromkeys(PRINCIPLES, 0.2)}
+    write_report(root, "rlhf", {"kept_step": 40, "bounds": bounds, "control": {"kept_step": 50}, "stopped": None})
+    curve = [{"step": step, "loss": loss} for step, loss in ((50, 3.6), (100, 3.3), (150, 3.4))]
+    write_report(root, "sft", {"held_out_loss": {"before": 5.2, "after": 3.3, "curve": curve, "kept_step": 100}})
     row = {"bits_per_byte": 1.5, "size_bytes": 27_000_000, "bits_per_weight": 32.0, "agreement": 1.0}
     card = {name: {**row, "bits_per_byte": b} for name, b in (("q8_0", 1.501), ("q4_0", 1.53), ("q4_0_rtn", 1.56))}
     write_report(root, "quantize", {"card": {"original": row, **card}})

@@ -48,7 +48,7 @@ def test_shows_every_part(full: Path) -> None:
         "22 % shorter",
         "Kneser-Ney bytes, order 7",
         "chance",
-        "accuracy by length",
+        "accuracy per token",
         "2 examples shown; seed 7",
         "on the 38 items that lie in the training text 0.550",
         "no item lies in the training text",
@@ -66,6 +66,11 @@ def test_shows_every_part(full: Path) -> None:
         "no memorisation shows",
         "written answer",
         "Pretraining loss",
+        "Lowest at step 100, 3.30; it ends 0.10 higher",
+        "The weights of step 100 (dashed) are kept",
+        "Seen text is likelier by 0.30 nats per token",
+        "the correlation goes from +0.30 to +0.020",
+        "bring it to 0.030",
         "KL to sft",
         "q4_0_rtn",
         "near duplicate",
@@ -120,7 +125,7 @@ def test_is_one_closed_file_whose_tags_match(full: Path) -> None:
 def test_foreign_text_is_text_and_nothing_else(full: Path) -> None:
     found = make_evaluation()
     found["tasks"][NASTY] = found["tasks"].pop("minimal_pairs")
-    found["tasks"][NASTY]["policy"] = {NASTY: 0.5}
+    found["tasks"][NASTY]["policy"] = {NASTY: {"value": 0.5}}
     found["energy"]["assumptions"][NASTY] = NASTY
     found["samples"][0]["kind"] = NASTY
     write_report(full, "evaluate", found)

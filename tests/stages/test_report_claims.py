@@ -170,8 +170,9 @@ def test_models_are_told_apart_by_intervals_and_by_the_measures_direction() -> N
         task["policy"] = {name: figure(10 * value, 0.01) for name, value in measures.items()}
         return [plot["caption"] for plot in describe_tasks({"tasks": {"one": task}})[0]["plots"]]
 
-    assert captions(accuracy=0.05) == ["sft and base overlap: no difference can be told. policy is better than sft."]
-    assert captions(perplexity=3.0)[0].endswith("policy is worse than sft.")
+    assert captions(accuracy=0.05) == ["sft and base overlap: no difference is shown. policy is better than sft."]
+    assert captions(nats_per_token=3.0)[0].endswith("policy is worse than sft.")
+    assert captions(matching=0.05)[0].endswith("policy is higher than sft."), "more of a behaviour is not better"
     alone = {"one": {"sft": {"accuracy": figure(0.5)}, "contaminated": None}}
     assert describe_tasks({"tasks": alone})[0]["plots"][0]["caption"].startswith("One model only")
     assert describe_tasks({"tasks": {"one": {"few_shot": 0, "seed": 1}}}) == []
@@ -198,6 +199,20 @@ def test_traces_say_which_arm_ends_over_the_bound(tmp_path: Path) -> None:
     assert "Its multiplier stayed at zero" in weak["Cost: justice"]
 
 
+def test_traces_say_what_was_kept_and_why_they_end(tmp_path: Path) -> None:
+    write_run(tmp_path)
+
+    def caption(**rlhf: Any) -> str:
+        found = describe_traces(tmp_path, {}, rlhf)
+        assert found is not None
+        return str(found["caption"])
+
+    assert "the step that was kept, 40 by the policy" in caption(kept_step=40)
+    assert "stopped early" not in caption(kept_step=40, stopped=None)
+    assert "No step passed the checks" in caption(kept_step=0)
+    assert "It was stopped early: step 12: KL ran away." in caption(kept_step=10, stopped="step 12: KL ran away")
+
+
 def test_both_arms_share_one_scale_that_holds_the_bound(tmp_path: Path) -> None:
     write_run(tmp_path)
     found = describe_traces(tmp_path, make_evaluation(), {"kept_step": 40})
@@ -207,5 +222,5 @@ def test_both_arms_share_one_scale_that_holds_the_bound(tmp_path: Path) -> None:
     assert (ours["low"], ours["high"], ours["bound"]) == (free["low"], free["high"], free["bound"])
     assert 0 <= ours["bound"] <= 100
     assert ours["kept"] is not None
-    assert free["kept"] is None
+    assert free["kept"] is None, "the control's report is not there"
     assert price["bound"] is None
