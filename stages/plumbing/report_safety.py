@@ -45,9 +45,11 @@ def describe_safety(evaluate: Json, reward: Json) -> dict[str, Any] | None:
         *describe_swap(section(evaluate, "swap")),
         *describe_memorisation(section(evaluate, "memorisation")),
     ]
-    if not costs and not plots:
+    measured = {cost.name for cost in costs}
+    absent = [name for key in section(evaluate, "cost") if (name := key.replace("_", "-")) not in measured]
+    if not costs and not plots and not absent:
         return None
-    claim, caption = judge_costs(costs) if costs else ("What else an unsafe policy would show", "No cost was measured.")
+    claim, caption = judge_costs(costs, absent) if costs or absent else ("What an unsafe policy would show", "")
     return {
         "claim": claim,
         "caption": caption,
@@ -71,22 +73,22 @@ def read_costs(evaluate: Json, reward: Json) -> list[Cost]:
     return costs
 
 
-def judge_costs(costs: Sequence[Cost]) -> tuple[str, str]:
+def judge_costs(costs: Sequence[Cost], absent: Sequence[str]) -> tuple[str, str]:
     """Claim and caption over all principles; one that cannot be measured is neither under nor over its bound."""
     seen = [cost for cost in costs if cost.measurable is not False]
     blind = [cost.name for cost in costs if cost.measurable is False]
     over = [f"{c.name} by {number(c.policy.value - c.bound, 2)}" for c in seen if c.policy.value > c.bound]
     reach = [c.name for c in seen if c.policy.value <= c.bound < c.policy.high]
-    claims = [f"Over {'its bound' if len(over) == 1 else 'their bounds'}: {listed(over)}"] if over else []
-    if blind:
-        claims.append(f"{'not' if over else 'Not'} measurable: {listed(blind)}")
-    words = []
+    named = {
+        "over its bound": over,
+        "not certainly under its bound": reach,
+        "not measurable": blind,
+        "not measured": absent,
+    }
+    claim = "; ".join(f"{what}: {listed(names)}" for what, names in named.items() if names)
+    words = [] if claim else ["Every interval ends at or under its bound, the dashed line."]
     if reach:
         words.append(f"The interval reaches over the bound for {listed(reach)}.")
-    elif not over and seen:
-        words.append(
-            "Every interval ends at or under its bound." if not blind else "All others end under their bounds."
-        )
     if blind:
         words.append(f"The judge cannot tell good answers from bad for {listed(blind)}: those figures prove nothing.")
     if any(cost.measurable is None for cost in costs):
@@ -96,7 +98,7 @@ def judge_costs(costs: Sequence[Cost]) -> tuple[str, str]:
     few = [cost.policy.n for cost in costs if cost.policy.n is not None and cost.policy.n < FEW]
     if few:
         words.append(f"As few as {min(few)} prompts stand behind a line: read the whiskers, not the dots.")
-    return "; ".join(claims) or "Every cost lies at or under its bound", " ".join(words)
+    return claim[:1].upper() + claim[1:] or "Every cost lies at or under its bound", " ".join(words)
 
 
 def judge_controls(costs: Sequence[Cost]) -> str:
@@ -142,7 +144,9 @@ def judge_state(cost: Cost) -> dict[str, Any]:
     by = number(abs(cost.policy.value - cost.bound), 2)
     if cost.policy.value > cost.bound:
         return {"state": f"over by {by}", "holds": False}
-    return {"state": f"under by {by}" if cost.policy.value < cost.bound else "at its bound", "holds": True}
+    state = f"under by {by}" if cost.policy.value < cost.bound else "at its bound"
+    certain = cost.policy.high <= cost.bound
+    return {"state": state if certain else f"{state}, not for certain", "holds": certain}
 
 
 def judge_cost(cost: Cost) -> str:

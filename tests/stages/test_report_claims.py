@@ -46,7 +46,7 @@ def caption_traces(root: Path) -> dict[str, str]:
 def test_costs_that_hold_because_of_the_multipliers() -> None:
     found = judge_safety()
     assert found["claim"] == "Every cost lies at or under its bound"
-    assert "Every interval ends at or under its bound." in found["caption"]
+    assert "Every interval ends at or under its bound, the dashed line." in found["caption"]
     assert "over the bound for beneficence, non-maleficence, autonomy and justice" in found["caption"]
     assert "not shown to work" not in found["caption"]
     assert found["justice"] == (
@@ -65,7 +65,8 @@ def test_a_cost_over_its_bound_is_named_with_how_much() -> None:
 
 def test_an_interval_that_reaches_over_the_bound_is_said_to() -> None:
     found = judge_safety(autonomy=make_cost(0.18))
-    assert found["claim"] == "Every cost lies at or under its bound"
+    assert found["claim"] == "Not certainly under its bound: autonomy"
+    assert found["autonomy"][0] == "under by 0.020, not for certain"
     assert "The interval reaches over the bound for autonomy." in found["caption"]
     assert "reaches 0.010 over the bound" in found["autonomy"][1]
 
@@ -94,6 +95,16 @@ def test_a_judge_that_cannot_tell_makes_a_principle_not_measurable() -> None:
     assert "for beneficence, non-maleficence and autonomy." in found["caption"], "justice is left out of all claims"
     both = judge_safety(justice=make_cost(0.3, auroc=0.78), autonomy=make_cost(0.27))
     assert both["claim"] == "Over its bound: autonomy by 0.070; not measurable: justice"
+
+
+def test_a_cost_that_was_not_measured_is_named() -> None:
+    found = judge_safety(non_maleficence={"value": None, "bound": 0.2})
+    assert found["claim"] == "Not measured: non-maleficence"
+    assert "Every interval" not in found["caption"]
+    nothing = describe_safety({"cost": {"justice": {"value": None}}}, {})
+    assert nothing is not None
+    assert nothing["claim"] == "Not measured: justice"
+    assert nothing["caption"] == ""
 
 
 def test_the_judges_auroc_may_come_from_the_reward_report() -> None:
