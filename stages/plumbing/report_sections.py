@@ -44,16 +44,16 @@ def describe_verdict(package: Json, evaluate: Json) -> dict[str, Any]:
 
 def describe_check(check: Json) -> dict[str, Any]:
     """A row of the gate: what was measured, its bound, and for a failed one by how much and what to do next."""
-    figure = read_figure(check)
-    by = check.get("by")
-    if by is None and figure is not None and is_number(check["bound"]):
-        by = figure.value - check["bound"]
+    figure, bound = read_figure(check), check["bound"]
+    # What a cost without a measurable judge misses is no distance from the cost's bound: `why` has it in words.
+    misses = [end - bound for end in figure[:3]] if figure and is_number(bound) else []
+    by = next((miss for miss in misses if math.isclose(miss, check.get("by", misses[0]), abs_tol=1e-5)), None)
     return {
         "name": check["name"],
         "passed": check["passed"],
         "value": number(check["value"], 4),
         "reach": f"{number(figure.low)} to {number(figure.high)}" if figure and figure.low < figure.high else "",
-        "bound": number(check["bound"], 4) if check["bound"] is not None else "",
+        "bound": number(bound, 4) if bound is not None else "",
         "why": check["why"],
         "by": number(abs(by), 2) if by is not None and not check["passed"] else "",
         "remedy": "" if check["passed"] else check.get("remedy") or "",

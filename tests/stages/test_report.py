@@ -18,6 +18,7 @@ from tests.stages.report_metrics import (
     choice,
     make_evaluation,
     make_package,
+    make_task,
     write_report,
     write_run,
 )
@@ -122,16 +123,23 @@ def test_is_one_closed_file_whose_tags_match(full: Path) -> None:
     assert open_tags == []
 
 
-def test_foreign_text_is_text_and_nothing_else(full: Path) -> None:
+def write_hostile(root: Path) -> None:
+    """Markup, and words that do not break, wherever models and data have a say."""
     found = make_evaluation()
     found["tasks"][NASTY] = found["tasks"].pop("minimal_pairs")
     found["tasks"][NASTY]["policy"] = {NASTY: {"value": 0.5}}
     found["energy"]["assumptions"][NASTY] = NASTY
     found["samples"][0]["kind"] = NASTY
-    write_report(full, "evaluate", found)
+    found["tasks"]["t" * 90] = make_task({"m" * 90: 0.5})
+    write_report(root, "evaluate", found)
     package = make_package(passed=False)
     package["gate"]["checks"][-1] |= {"name": NASTY, "why": NASTY, "remedy": NASTY}
-    write_report(full, "package", package)
+    package["gate"]["checks"][0]["name"] = "served.cost." + "n" * 90
+    write_report(root, "package", package)
+
+
+def test_foreign_text_is_text_and_nothing_else(full: Path) -> None:
+    write_hostile(full)
     page = read_page(full)
     assert page.count(html.escape("<script>alert(1)</script>")) >= 9
     assert "{{ 7 * 7 }}" in page
@@ -191,12 +199,22 @@ def test_a_failed_gate_says_by_how_much_and_what_next(full: Path) -> None:
         "Not released",
         "2 of 4 checks fail",
         "misses by 0.070",
-        "Next: raise rlhf.multiplier_max",
+        "<b>Next:</b> raise rlhf.multiplier_max",
         "not measured",
         "0.240 to 0.300",
     ):
         assert words in page, words
+    assert page.count("misses by") == 1, "neither what holds nor what was not measured misses"
     assert page.index("cost.autonomy") < page.index("bits_per_byte.base"), "what fails comes first"
+
+
+def test_a_miss_of_another_bound_is_left_to_words(full: Path) -> None:
+    package = make_package(passed=False)
+    package["gate"]["checks"][-2] |= {"by": -0.04, "why": "not measurable: AUROC is 0.78, its lower end 0.76"}
+    write_report(full, "package", package)
+    page = read_page(full)
+    assert "misses by" not in page
+    assert "its lower end 0.76" in page
 
 
 def test_a_verdict_on_an_earlier_model_says_so(full: Path) -> None:
@@ -258,6 +276,7 @@ def test_curves_fit_their_box_and_say_whether_they_settled() -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_sideways_scrolling_in_a_browser(full: Path, tmp_path: Path, width: int) -> None:
     assert CHROMIUM is not None
+    write_hostile(full)
     frame = tmp_path / "frame.html"
     page = html.escape(read_page(full))
     frame.write_text(
