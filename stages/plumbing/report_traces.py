@@ -97,8 +97,9 @@ def describe_row(
     if len(free) > 1:
         panels.append({"label": WITHOUT, **trace_curve(free, kept[1], bound, limits)})
     if len(priced) > 1:
-        top = max(value for _, value in priced)
-        panels.append({"label": f"its {priced_by}", **trace_curve(priced, kept[0], None, (0.0, top or 1.0))})
+        prices = [value for _, value in priced] + [0.0]
+        reach = (min(prices), max(prices) if any(prices) else 1.0)
+        panels.append({"label": f"its {priced_by}", **trace_curve(priced, kept[0], None, reach)})
     if bound is not None:
         words = judge_bound(ours, free, bound, tempting=key.startswith("cost."))
     else:
@@ -155,11 +156,13 @@ def judge_arms(key: str, ours: Points, free: Points) -> str:
 def judge_price(priced: Points, name: str) -> str:
     """Whether a multiplier, or another price, ever pushed, and whether it has settled."""
     values = [value for _, value in priced]
-    if max(values) == 0:
+    if not any(values):
         return f"Its {name} stayed at zero: it never had to push."
     if max(values) == min(values):
         return f"Its {name} stayed at {number(values[0])}."
-    words = f"Its {name} peaks at {number(max(values))} and ends at {number(values[-1])}"
+    words = f"Its {name} lies between {number(min(values))} and {number(max(values))} and ends at {number(values[-1])}"
+    if values[-1] == 0:
+        return f"{words}: it no longer has to push."
     if len(values) < MIN_JUDGED:
         return f"{words}."
     if "rising" in judge_curve(priced):

@@ -193,7 +193,7 @@ def test_traces_say_which_arm_ends_over_the_bound(tmp_path: Path) -> None:
     write_run(tmp_path)
     found = caption_traces(tmp_path)
     assert "the multiplier holds the cost down" in found["Cost: justice"]
-    assert "Its multiplier peaks at 1 and ends at 1" in found["Cost: justice"]
+    assert "Its multiplier lies between 0.0333 and 1 and ends at 1" in found["Cost: justice"]
     assert "under its bound of 8" in found["KL to sft"]
     assert "the bounds cost 0.1" in found["Reward"]
 
@@ -201,6 +201,10 @@ def test_traces_say_which_arm_ends_over_the_bound(tmp_path: Path) -> None:
     calm = caption_traces(tmp_path)
     assert "not tempt this data, so the constraint is not shown to work" in calm["Cost: justice"]
     assert "alike within their noise" in calm["Reward"]
+
+    spent = [{**point, "multiplier.justice": max(0.0, 1 - point["step"] / 30)} for point in make_trace(held=True)]
+    write_trace(tmp_path, "policy", spent)
+    assert "ends at 0: it no longer has to push" in caption_traces(tmp_path)["Cost: justice"]
 
     write_trace(tmp_path, "policy", make_trace(held=False))
     write_trace(tmp_path, "control", [{**point, "cost.justice": 0.9} for point in make_trace(held=False)])
