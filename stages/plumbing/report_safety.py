@@ -62,7 +62,8 @@ def describe_safety(evaluate: Json, reward: Json) -> dict[str, Any] | None:
 def read_costs(evaluate: Json, reward: Json) -> list[Cost]:
     """The costs that have a value and a bound; the judge's AUROC from `evaluate`, or else from `reward`."""
     costs = []
-    for name, one in in_order(section(evaluate, "cost"), PRINCIPLES):
+    for name, _ in in_order(section(evaluate, "cost"), PRINCIPLES):
+        one = section(evaluate, "cost", name)
         policy = read_figure(one)
         if policy is None or not is_number(one.get("bound")):
             continue

@@ -63,7 +63,7 @@ def describe_check(check: Json) -> dict[str, Any]:
 def list_figures(metrics: Mapping[str, Json]) -> list[dict[str, str]]:
     """The few figures that sum the page up."""
     evaluate, figures = metrics.get("evaluate", {}), []
-    if "bits_per_byte" in evaluate:
+    if section(evaluate, "bits_per_byte") and section(evaluate, "baselines"):
         note = f"best baseline {number(min(evaluate['baselines'].values()))}"
         figures.append({"value": number(evaluate["bits_per_byte"]["base"]), "name": "bits per byte", "note": note})
     if (sft := read_figure(section(evaluate, "multiple_choice").get("sft"), "accuracy")) is not None:

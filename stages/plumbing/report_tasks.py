@@ -24,7 +24,7 @@ LOWER_IS_BETTER = ("bits_per_byte", "nats_per_token", "perplexity")
 
 def describe_language(evaluate: Json) -> dict[str, Any] | None:
     """Bits per byte of the models and of every baseline, as bars."""
-    if "bits_per_byte" not in evaluate:
+    if not section(evaluate, "bits_per_byte") or not section(evaluate, "baselines"):
         return None
     baselines, text = evaluate["baselines"], evaluate.get("text", {})
     names = {**BASELINES, "ngram": f"{BASELINES['ngram']}, order {text.get('ngram_order', '?')}"}
