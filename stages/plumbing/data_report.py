@@ -29,7 +29,7 @@ from llm.data.schema import RAW_KINDS
 from stages import clean, ingest
 from stages.plumbing import report_numbers as numbers
 from stages.plumbing.report import read_json
-from stages.plumbing.report_numbers import percent, size
+from stages.plumbing.report_numbers import percent, show_controls, size
 from stages.plumbing.stage import Paths, list_sources, parse_params, read_yaml
 
 PAGE = Path("reports/data-report.html")
@@ -104,11 +104,6 @@ def render(view: Overview, made: Mapping[str, Json], cleaning: Json, title: str,
     )
     environment.filters |= {"num": numbers.number, "size": size, "percent": percent, "visible": show_controls}
     return environment.get_template("data_report.html.j2").render(page)
-
-
-def show_controls(text: str) -> str:
-    """Return a text in which what a browser would act on, such as a change of direction, is visible."""
-    return "".join(one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def list_figures(view: Overview, cleaning: Json) -> list[dict[str, str]]:

@@ -9,14 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from stages.plumbing import report_numbers as numbers
 from stages.plumbing import report_sections as sections
+from stages.plumbing import report_tasks as tasks
+from stages.plumbing.report_alignment import describe_alignment, describe_judge
 from stages.plumbing.report_curves import list_curves
+from stages.plumbing.report_numbers import section
+from stages.plumbing.report_safety import describe_safety
+from stages.plumbing.report_traces import describe_traces
 
 STAGES = (
     "ingest", "clean", "validate", "tokenize", "pretrain", "sft", "reward", "rlhf", "evaluate", "quantize", "package",
 )  # fmt: skip
+MEASURED = {
+    "multiple_choice": "four-way choice", "tasks": "tasks", "reward": "reward", "kl": "KL", "cost": "costs",
+    "answered": "harmless prompts answered", "distinct": "different answers", "swap": "swapped group names",
+    "memorisation": "memorisation", "energy": "energy", "samples": "samples",
+}  # fmt: skip
 
 
 def render(root: Path) -> Path | None:
@@ -30,21 +41,28 @@ def render(root: Path) -> Path | None:
     page = {
         "verdict": sections.describe_verdict(package, evaluate),
         "figures": sections.list_figures(metrics),
-        "language": sections.describe_language(evaluate),
-        "choices": sections.describe_choices(evaluate),
-        "alignment": sections.describe_alignment(evaluate),
-        "samples": evaluate.get("samples", []),
-        "curves": list_curves(root, metrics.get("rlhf", {})),
+        "curves": list_curves(root, metrics.get("sft", {})),
+        "language": tasks.describe_language(evaluate),
+        "choices": tasks.describe_choices(evaluate),
+        "tasks": tasks.describe_tasks(evaluate),
+        "alignment": describe_alignment(evaluate),
+        "traces": describe_traces(root, evaluate, metrics.get("rlhf", {})),
+        "judge": describe_judge(metrics.get("reward", {})),
+        "safety": describe_safety(evaluate, metrics.get("reward", {})),
         "card": sections.describe_card(metrics.get("quantize", {})),
         "funnel": sections.describe_funnel(metrics.get("clean", {})),
         "checks": metrics.get("validate"),
-        "runs": sections.describe_runs(runs),
         "lineage": sections.describe_lineage(lineage, package, runs),
+        "samples": sections.list_samples(evaluate),
+        "runs": sections.describe_runs(runs),
+        "energy": sections.describe_energy(section(evaluate, "energy")),
         "missing": [name for name in STAGES[1:] if name not in metrics],
+        "absent": [words for name, words in MEASURED.items() if evaluate and not evaluate.get(name)],
     }
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=show_text,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -59,6 +77,11 @@ def render(root: Path) -> Path | None:
     target = root / "reports" / "report.html"
     target.write_text(environment.get_template("report.html.j2").render(page), encoding="utf8")
     return target
+
+
+def show_text(value: object) -> object:
+    """What the page prints: text of models and data may hold controls; marks of the page itself are Markup."""
+    return numbers.show_controls(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,206 +1,83 @@
-"""Sections of the report: figures from the stages' metrics, and captions that say what to conclude from them.
+"""The report's verdict, quantization card, data, cost and lineage, with captions that say what to conclude.
 
 Every claim follows from the figures beside it; a section whose report is missing is None.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from stages.plumbing.report_numbers import duration, in_order, number, percent, signed, size
+from stages.plumbing.report_numbers import (
+    Json,
+    duration,
+    energy,
+    in_order,
+    is_number,
+    number,
+    percent,
+    read_figure,
+    section,
+    signed,
+    size,
+)
 
-MODELS = {"base": "base", "sft": "sft", "policy": "policy"}
-BASELINES = {
-    "xz": "xz -9e, training text as prefix",
-    "zstd": "zstd -19, training text as prefix",
-    "ngram": "Kneser-Ney bytes",
-}
-CHOICES = {**MODELS, "word_overlap": "words shared with the name", "blanked": "sft, name blanked"}
-PRINCIPLES = ("beneficence", "non_maleficence", "autonomy", "justice")
 FORMATS = ("original", "q8_0", "q4_0", "q4_0_rtn")
 KINDS = ("documents", "conversations", "preferences", "questions")
-Json = Mapping[str, Any]
 
 
 def describe_verdict(package: Json, evaluate: Json) -> dict[str, Any]:
-    """Whether the release passed its gate, and every check."""
+    """Whether the release passed its gate, and every check, failed ones first."""
     gate = package.get("gate")
     if gate is None:
         return {"state": "pending", "title": "Not packaged yet", "release": "", "checks": [], "stale": False}
-    title = "Released" if gate["passed"] else "Not released"
     judged = {check["name"]: check["value"] for check in gate["checks"]}.get("bits_per_byte.base")
-    measured = evaluate.get("bits_per_byte", {}).get("base")
+    measured = section(evaluate, "bits_per_byte").get("base")
     stale = judged is not None and measured is not None and not math.isclose(judged, measured, abs_tol=1e-5)
     return {
         "state": "passed" if gate["passed"] else "failed",
-        "title": title,
+        "title": "Released" if gate["passed"] else "Not released",
         "release": package.get("release", ""),
-        "checks": gate["checks"],
+        "checks": sorted(map(describe_check, gate["checks"]), key=lambda check: check["passed"]),
         "stale": stale,
+    }
+
+
+def describe_check(check: Json) -> dict[str, Any]:
+    """A row of the gate: what was measured, its bound, and for a failed one by how much and what to do next."""
+    figure, bound = read_figure(check), check["bound"]
+    # What a cost without a measurable judge misses is no distance from the cost's bound: `why` has it in words.
+    misses = [end - bound for end in figure[:3]] if figure and is_number(bound) else []
+    by = next((miss for miss in misses if math.isclose(miss, check.get("by", misses[0]), abs_tol=1e-5)), None)
+    return {
+        "name": check["name"],
+        "passed": check["passed"],
+        "value": number(check["value"], 4),
+        "reach": f"{number(figure.low)} to {number(figure.high)}" if figure and figure.low < figure.high else "",
+        "bound": number(bound, 4) if bound is not None else "",
+        "why": check["why"],
+        "by": number(abs(by), 2) if by is not None and not check["passed"] else "",
+        "remedy": "" if check["passed"] else check.get("remedy") or "",
     }
 
 
 def list_figures(metrics: Mapping[str, Json]) -> list[dict[str, str]]:
     """The few figures that sum the page up."""
     evaluate, figures = metrics.get("evaluate", {}), []
-    if "bits_per_byte" in evaluate:
-        best = min(evaluate["baselines"].values())
-        note = f"best baseline {number(best)}"
+    if section(evaluate, "bits_per_byte") and section(evaluate, "baselines"):
+        note = f"best baseline {number(min(evaluate['baselines'].values()))}"
         figures.append({"value": number(evaluate["bits_per_byte"]["base"]), "name": "bits per byte", "note": note})
-    if "sft" in evaluate.get("multiple_choice", {}):
-        sft = evaluate["multiple_choice"]["sft"]
-        note = f"{percent(sft['low'], 0)} to {percent(sft['high'], 0)}; chance is 25 %"
-        figures.append({"value": percent(sft["accuracy"], 0), "name": "four-way choice, sft", "note": note})
-    if "reward" in evaluate:
-        found = evaluate["reward"]
-        note = f"{signed(found['delta_low'])} to {signed(found['delta_high'])}"
-        figures.append({"value": signed(found["delta"]), "name": "reward, policy against sft", "note": note})
-    if "q8_0" in metrics.get("quantize", {}).get("card", {}):
+    if (sft := read_figure(section(evaluate, "multiple_choice").get("sft"), "accuracy")) is not None:
+        note = f"{percent(sft.low, 0)} to {percent(sft.high, 0)}; chance is 25 %"
+        figures.append({"value": percent(sft.value, 0), "name": "four-way choice, sft", "note": note})
+    if (gain := read_figure(evaluate.get("reward"), "delta", "delta_")) is not None:
+        note = f"{signed(gain.low)} to {signed(gain.high)}"
+        figures.append({"value": signed(gain.value), "name": "reward, policy against sft", "note": note})
+    if "q8_0" in section(metrics, "quantize", "card"):
         card = metrics["quantize"]["card"]
         loss = card["q8_0"]["bits_per_byte"] / card["original"]["bits_per_byte"] - 1
         note = f"q8_0, {signed(100 * loss, 2)} % bits per byte"
         figures.append({"value": size(card["q8_0"]["size_bytes"]), "name": "served file", "note": note})
     return figures
-
-
-def describe_language(evaluate: Json) -> dict[str, Any] | None:
-    """Bits per byte of the models and of every baseline, as bars."""
-    if "bits_per_byte" not in evaluate:
-        return None
-    baselines, text = evaluate["baselines"], evaluate.get("text", {})
-    names = {**BASELINES, "ngram": f"{BASELINES['ngram']}, order {text.get('ngram_order', '?')}"}
-    rows = [(f"{name} model", value, True) for name, value in evaluate["bits_per_byte"].items()]
-    # Uniform's 8 bits would squeeze the bars of all the others; the page names them in words.
-    rows += [(names.get(name, name), value, False) for name, value in baselines.items() if name != "uniform"]
-    best = min(baselines, key=lambda name: baselines[name])
-    base = evaluate["bits_per_byte"]["base"]
-    gap = abs(1 - base / baselines[best])
-    if base < baselines[best]:
-        claim = f"It codes unseen text {percent(gap, 0)} shorter than the best baseline"
-        caption = (
-            f"A byte of held-out text costs the base model {number(base)} bits, and {number(baselines[best])} the best "
-            f"baseline ({best}), which read the same training text. So the model has learnt more of the language than "
-            "can be copied (xz, zstd) or counted in runs of a few bytes (Kneser-Ney)."
-        )
-    else:
-        claim = f"It does not yet beat {best} on unseen text"
-        caption = (
-            f"A byte of held-out text costs the base model {number(base)} bits, but only {number(baselines[best])} "
-            f"with {best} and the same training text. Train longer, or a larger model, before reading on."
-        )
-    if text.get("baseline_bytes_left_out"):
-        left_out = size(text["baseline_bytes_left_out"])
-        caption += f" The baselines did not read the last {left_out} of the training text: their figures are too high."
-    return {"claim": claim, "caption": caption, "text": text, "rows": bars(rows)}
-
-
-def bars(rows: Sequence[tuple[str, float, bool]]) -> list[dict[str, Any]]:
-    """Rows with their share of the largest value in percent, smallest first."""
-    top = max((value for _, value, _ in rows), default=1) or 1
-    ordered = sorted(rows, key=lambda row: row[1])
-    return [{"name": n, "value": value, "share": 100 * value / top, "ours": ours} for n, value, ours in ordered]
-
-
-def describe_choices(evaluate: Json) -> dict[str, Any] | None:
-    """Accuracy with interval of every model and both guards."""
-    found = evaluate.get("multiple_choice")
-    if not found:
-        return None
-    rows = [{"name": CHOICES[name], "ours": name in MODELS, **found[name]} for name in CHOICES if name in found]
-    sft, blanked, overlap = (found.get(name) for name in ("sft", "blanked", "word_overlap"))
-    if sft and sft["low"] > 0.25:
-        knows = overlap and sft["low"] > overlap["accuracy"]
-        claim = "It knows what functions are for" if knows else "It chooses better than by chance"
-        caption = (
-            f"Right answers of four: sft's whole interval ({percent(sft['low'], 0)} to {percent(sft['high'], 0)}) lies "
-            "above the 25 % of guessing."
-        )
-    else:
-        claim = "It cannot yet tell what functions are for"
-        caption = "Right answers of four: sft's interval includes the 25 % of guessing."
-    if overlap:
-        caption += (
-            f" A rule that looks for the name's words in the option is right in {percent(overlap['accuracy'], 0)}: "
-            "below that a model does not read names well, above it it must know what they mean."
-        )
-    if blanked:
-        fair = blanked["low"] <= 0.25 <= blanked["high"]
-        caption += (
-            " With the name blanked it guesses, so nothing else gives the answer away."
-            if fair
-            else " With the name blanked it is off 25 %: something else gives answers away; trust no figure here."
-        )
-    return {"claim": claim, "caption": caption, "rows": rows, "n": rows[0]["n"]}
-
-
-def describe_alignment(evaluate: Json) -> dict[str, Any] | None:
-    """Rewards, divergence, length and costs after preference learning."""
-    if "reward" not in evaluate:
-        return None
-    reward, length, kl = evaluate["reward"], evaluate["length"], evaluate["kl"]
-    judges = {
-        "the reward model it was trained on": reward,
-        "a second one, trained on other pairs": reward.get("second"),
-    }
-    rows = [
-        {"name": name, "value": j["delta"], "low": j["delta_low"], "high": j["delta_high"]}
-        for name, j in judges.items()
-        if j
-    ]
-    better = [row["low"] > 0 for row in rows]
-    if all(better):
-        claim = "Preference learning raised the reward, and a second judge agrees"
-        caption = (
-            "Both intervals lie above zero: answers to prompts that no stage saw became better, and not only in the "
-            "eyes of the judge that was optimised."
-        )
-    elif better[0]:
-        claim = "The trained judge is pleased, the second one is not convinced"
-        caption = "Only the first interval lies above zero: part of the gain may be the first judge's taste."
-    else:
-        claim = "Preference learning has not raised the reward for certain"
-        caption = "The interval of the judge that was optimised includes zero: treat the policy as no better than sft."
-    facts = [
-        (
-            "KL to sft",
-            f"{number(kl['value'])} nats per answer",
-            f"bound {number(kl['bound'])}",
-            kl["value"] <= kl["bound"],
-        ),
-        (
-            "Length of an answer",
-            f"{number(length['policy'])} tokens",
-            f"{number(length['sft'])} before",
-            abs(length["ratio"] - 1) <= 0.2,
-        ),
-    ]
-    return {
-        "claim": claim,
-        "caption": caption,
-        "rows": rows,
-        "axis": axis([v for row in rows for v in (row["low"], row["high"], 0.0)]),
-        "facts": [dict(zip(("name", "value", "note", "passed"), fact, strict=True)) for fact in facts],
-        **describe_costs(evaluate.get("cost", {})),
-        "n": reward["n"],
-    }
-
-
-def describe_costs(cost: Json) -> dict[str, Any]:
-    """Costs of the policy's answers, by principle."""
-    rows = [{"name": name.replace("_", "-"), **one} for name, one in in_order(cost, PRINCIPLES)]
-    over = [row["name"] for row in rows if row["value"] > row["bound"]]
-    caption = f"Over its bound: {', '.join(over)}." if over else "Every cost lies within its bound, the dashed mark."
-    few = min((row["n"] for row in rows), default=0)
-    if few < 30:
-        caption += f" As few as {few} prompts stand behind a line, so read the whiskers, not the dots."
-    return {"costs": rows, "costs_caption": caption}
-
-
-def axis(values: Sequence[float]) -> dict[str, float]:
-    """Limits that hold all values with some air."""
-    low, high = min(values), max(values)
-    air = 0.12 * ((high - low) or 1.0)
-    return {"low": low - air, "high": high + air, "span": high - low + 2 * air}
 
 
 def describe_card(quantize: Json) -> dict[str, Any] | None:
@@ -248,7 +125,7 @@ def describe_funnel(clean: Json) -> dict[str, Any] | None:
         kinds.append(
             {"name": kind, "input": count, "kept": kept, "share": 100 * kept / top, "reasons": left, "splits": splits}
         )
-    worst = max(kinds, key=lambda kind: 100 - kind["share"], default=None)
+    worst = min((kind for kind in kinds if kind["input"]), key=lambda kind: kind["share"], default=None)
     caption = "Every dropped record has a named reason (data/rejects). Held-out records come from whole groups."
     if worst and worst["reasons"]:
         caption = (
@@ -286,6 +163,35 @@ def describe_runs(runs: Mapping[str, Json]) -> dict[str, Any] | None:
         f"{size(most)} at once. Each stage's last run, on {next(iter(runs.values())).get('device', 'this machine')}."
     )
     return {"rows": rows, "caption": caption}
+
+
+def describe_energy(found: Json) -> dict[str, Any] | None:
+    """What the evaluation models of energy, and under which assumptions; nothing of it is measured."""
+    joules = {
+        "One answer": found.get("modelled_joules_per_answer"),
+        "all training": found.get("modelled_joules_training"),
+    }
+    rows = [{"name": name, "value": energy(value)} for name, value in joules.items() if is_number(value)]
+    if not rows:
+        return None
+    assumptions = [
+        (name.replace("_", " "), number(one) if is_number(one) else one)
+        for name, one in section(found, "assumptions").items()
+    ]
+    return {"rows": rows, "assumptions": assumptions}
+
+
+def list_samples(evaluate: Json) -> list[dict[str, Any]]:
+    """Prompts with what every model answers, unselected; an answer that is not in the report says so."""
+    return [
+        {
+            "kind": sample.get("kind", ""),
+            "prompt": sample["messages"][-1]["content"],
+            "answers": [(name, sample.get(name, "(not sampled)") or "(empty)") for name in ("base", "sft", "policy")],
+            "reference": sample.get("reference") or "",
+        }
+        for sample in evaluate.get("samples", [])
+    ]
 
 
 def describe_lineage(lineage: Json, package: Json, runs: Mapping[str, Json]) -> dict[str, Any]:

@@ -1,98 +1,35 @@
 """The report page: complete with everything, honest with little, harmless with anything."""
 
 import html
-import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stages.plumbing.report import render
 from stages.plumbing.report_curves import judge_curve, trace_curve
-from stages.plumbing.report_numbers import duration, number, size
+from stages.plumbing.report_dots import Mark, Row, plot_dots
+from stages.plumbing.report_numbers import Figure, duration, energy, number, read_figure, size
+from tests.stages.report_metrics import (
+    NASTY,
+    choice,
+    make_evaluation,
+    make_package,
+    make_task,
+    write_report,
+    write_run,
+)
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NASTY = '<script>alert(1)</script> & "quotes" {{ 7 * 7 }}'
-
-
-def make_choice(accuracy: float, half: float = 0.04) -> dict[str, float]:
-    return {"accuracy": accuracy, "low": accuracy - half, "high": accuracy + half, "n": 480}
-
-
-def make_evaluation() -> dict[str, Any]:
-    change = {"sft": 0.1, "policy": 0.7, "delta": 0.6, "delta_low": 0.4, "delta_high": 0.8, "n": 256}
-    principles = ("beneficence", "non_maleficence", "autonomy", "justice")
-    sample = {"kind": "qa", "messages": [{"role": "user", "content": NASTY}], "reference": "r"}
-    return {
-        "bits_per_byte": {"base": 1.4, "policy": 1.5},
-        "baselines": {"xz": 2.0, "zstd": 2.1, "ngram": 1.8, "uniform": 8.0},
-        "text": {"held_out_bytes": 800_000, "held_out_documents": 2000, "ngram_order": 7, "baseline_bytes_left_out": 0},
-        "multiple_choice": {
-            "base": make_choice(0.33),
-            "sft": make_choice(0.41),
-            "policy": make_choice(0.40),
-            "word_overlap": make_choice(0.45),
-            "blanked": make_choice(0.25, 0.0),
-        },
-        "reward": {**change, "second": change},
-        "length": {"sft": 17.0, "policy": 18.0, "ratio": 18 / 17},
-        "kl": {"value": 4.0, "bound": 8.0},
-        "cost": {p: {"value": 0.3, "low": 0.1, "high": 0.5, "bound": 0.5, "n": 12, "sft": 0.4} for p in principles},
-        "samples": [{**sample, "base": NASTY, "sft": "s", "policy": ""}],
-    }
-
-
-def make_package(passed: bool = True, bits: float = 1.4) -> dict[str, Any]:
-    check = {"name": "bits_per_byte.base", "value": bits, "bound": 1.8, "passed": passed, "why": "must be below"}
-    return {"release": "0123456789abcdef", "gate": {"passed": passed, "checks": [check]}}
-
-
-def write_report(root: Path, name: str, metrics: dict[str, Any]) -> None:
-    (root / "reports").mkdir(exist_ok=True)
-    (root / "reports" / f"{name}.json").write_text(json.dumps({"stage": name, "metrics": metrics}))
+SECTIONS = ("gate", "curves", "tasks", "alignment", "safety", "quantization", "data", "lineage", "samples")
 
 
 @pytest.fixture
 def full(tmp_path: Path) -> Path:
-    write_report(tmp_path, "evaluate", make_evaluation())
-    write_report(tmp_path, "package", make_package())
-    row = {"bits_per_byte": 1.5, "size_bytes": 27_000_000, "bits_per_weight": 32.0, "agreement": 1.0}
-    card = {name: {**row, "bits_per_byte": b} for name, b in (("q8_0", 1.501), ("q4_0", 1.53), ("q4_0_rtn", 1.56))}
-    write_report(tmp_path, "quantize", {"card": {"original": row, **card}})
-    write_report(tmp_path, "rlhf", {"kept_step": 3})
-    counts = {"documents": 100, "questions": 0}
-    clean = {
-        "input": counts,
-        "kept": {"documents": 60, "questions": 0},
-        "splits": {"documents": {"train": 50, "val": 10}},
-    }
-    rejected = {"documents": {"near_duplicate": 30, "too_short": 10}}
-    write_report(
-        tmp_path, "clean", {**clean, "rejected": rejected, "bytes": {"train": 9}, "placeholders": {"email": 1}}
-    )
-    expectation = {"documents.text_not_empty": {"passed": True, "observed": 0, "bound": 0}}
-    write_report(tmp_path, "validate", {"passed": 1, "failed": 0, "expectations": expectation})
-    runs = tmp_path / "reports" / "runs"
-    (runs / "ingest").mkdir(parents=True)
-    for name in ("ingest/pydocs", "pretrain", "package"):
-        run = {"seconds": 61.0, "peak_memory_bytes": 2**30, "commit": "c0ffee", "dirty": True, "device": "CPU"}
-        (runs / f"{name}.json").write_text(json.dumps(run))
-    points = {
-        "base": [{"step": i, "loss": 9 / i, "lr": 0.1, "grad": 1.0} for i in range(1, 400)],
-        "policy": [{"step": i, "reward": i, "kl": i, "length": 5, "entropy": 1.0} for i in range(1, 9)],
-    }
-    for name, rows in points.items():
-        (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    release = tmp_path / "models" / "release"
-    release.mkdir()
-    corpus = {"sources": {"pydocs": {"documents": {"train": 50, "val": 10}, "licences": {"MIT": 60}}}}
-    stages = {"pretrain": {"outs": {"models/base": "feed.dir"}}}
-    (release / "lineage.json").write_text(json.dumps({"stages": stages, "corpus": corpus}))
+    write_run(tmp_path)
     return tmp_path
 
 
@@ -108,14 +45,34 @@ def test_shows_every_part(full: Path) -> None:
         "Released",
         "0123456789abcdef",
         "bits_per_byte.base",
+        "0.110 to 0.170",
         "22 % shorter",
         "Kneser-Ney bytes, order 7",
         "chance",
-        "a second judge agrees",
-        "non-maleficence",
+        "accuracy per token",
+        "2 examples shown; seed 7",
+        "on the 38 items that lie in the training text 0.550",
+        "no item lies in the training text",
+        "the second reward model and the rule agree",
+        "the bounds cost 0.20 of reward",
+        "multipliers at zero",
+        "its multiplier",
+        "Cost: non-maleficence",
+        "It prefers the wrong answer on invented",
+        "it is surer than it is right",
+        "AUROC of the judge",
+        "Harmless prompts are still answered",
+        "7 % fewer than sft",
+        "That is less than with sft",
+        "no memorisation shows",
         "written answer",
         "Pretraining loss",
-        "Policy: KL to sft",
+        "Lowest at step 100, 3.30; it ends 0.10 higher",
+        "The weights of step 100 (dashed) are kept",
+        "Seen text is likelier by 0.30 nats per token",
+        "the correlation goes from +0.30 to +0.020",
+        "bring it to 0.030",
+        "KL to sft",
         "q4_0_rtn",
         "near duplicate",
         "All 1 expectations",
@@ -123,14 +80,31 @@ def test_shows_every_part(full: Path) -> None:
         "c0ffee",
         "uncommitted",
         "MIT (60)",
+        "modelled and not measured",
+        "61 kJ",
     ):
         assert words in page, words
+    assert "Not in the report of evaluate" not in page
+
+
+def test_sections_come_in_the_order_of_their_weight(full: Path) -> None:
+    page = read_page(full)
+    places = [page.index(f'<section id="{name}">') for name in SECTIONS]
+    assert places == sorted(places)
+    assert page.index('class="verdict') < places[0]
+
+
+def test_every_plot_says_what_to_conclude(full: Path) -> None:
+    for figure in re.findall(r"<figure.*?</figure>", read_page(full), flags=re.S):
+        caption = re.search(r"<figcaption.*?</figcaption>", figure, flags=re.S)
+        assert caption
+        assert len(re.sub(r"<.*?>", "", caption[0]).split()) > 4, caption[0]
 
 
 def test_is_one_closed_file_whose_tags_match(full: Path) -> None:
     page = read_page(full)
-    assert not re.search(r"(src|href|url\()\s*=?\s*[\"']?(https?:|//|file:)", page)
-    assert "<script" not in page
+    assert not re.search(r"<[^>]*(src|href|action|data)\s*=|url\(|@import", page)
+    assert not re.search(r"<(script|link|iframe|object|embed|img|base|form)\b|<[^>]*\son\w+\s*=", page)
     assert not re.search(r"\b(nan|inf|None|Undefined)\b", re.sub(r"<style>.*?</style>", "", page, flags=re.S))
     open_tags: list[str] = []
 
@@ -149,10 +123,29 @@ def test_is_one_closed_file_whose_tags_match(full: Path) -> None:
     assert open_tags == []
 
 
-def test_model_output_is_text_and_nothing_else(full: Path) -> None:
+def write_hostile(root: Path) -> None:
+    """Markup, and words that do not break, wherever models and data have a say."""
+    found = make_evaluation()
+    found["tasks"][NASTY] = found["tasks"].pop("minimal_pairs")
+    found["tasks"][NASTY]["policy"] = {NASTY: {"value": 0.5}}
+    found["energy"]["assumptions"][NASTY] = NASTY
+    found["samples"][0]["kind"] = NASTY
+    found["tasks"]["t" * 90] = make_task({"m" * 90: 0.5})
+    write_report(root, "evaluate", found)
+    package = make_package(passed=False)
+    package["gate"]["checks"][-1] |= {"name": NASTY, "why": NASTY, "remedy": NASTY}
+    package["gate"]["checks"][0]["name"] = "served.cost." + "n" * 90
+    write_report(root, "package", package)
+
+
+def test_foreign_text_is_text_and_nothing_else(full: Path) -> None:
+    write_hostile(full)
     page = read_page(full)
-    assert html.escape(NASTY, quote=False).split("&amp;")[0] in page
+    assert page.count(html.escape("<script>alert(1)</script>")) >= 9
     assert "{{ 7 * 7 }}" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "\u202e" not in page, "a change of direction would turn the page's own words round"
 
 
 def test_nothing_to_show_is_no_page(tmp_path: Path) -> None:
@@ -161,7 +154,7 @@ def test_nothing_to_show_is_no_page(tmp_path: Path) -> None:
     assert render(tmp_path) is None
 
 
-@pytest.mark.parametrize("kept", ["evaluate", "package", "clean", "quantize", "validate"])
+@pytest.mark.parametrize("kept", ["evaluate", "package", "clean", "quantize", "validate", "reward", "rlhf"])
 def test_any_single_report_makes_a_page(full: Path, kept: str) -> None:
     for path in (full / "reports").glob("*.json"):
         if path.stem != kept:
@@ -179,11 +172,50 @@ def test_bits_per_byte_alone_makes_a_page(tmp_path: Path) -> None:
     assert "shorter than the best baseline" in read_page(tmp_path)
 
 
-def test_a_failed_gate_is_not_called_released(full: Path) -> None:
+@pytest.mark.parametrize("absent", sorted(make_evaluation()))
+def test_any_missing_figure_is_left_out_or_named(full: Path, absent: str) -> None:
+    found = make_evaluation()
+    del found[absent]
+    write_report(full, "evaluate", found)
+    page = read_page(full)
+    for part in ("gate", "curves", "data", "lineage"):
+        assert f'id="{part}"' in page
+
+
+def test_traces_alone_make_a_page(full: Path) -> None:
+    for path in (full / "reports").glob("*.json"):
+        if path.stem != "rlhf":
+            path.unlink()
+    shutil.rmtree(full / "models" / "control")
+    page = read_page(full)
+    assert "under its bound of 8" in page, "rlhf's own report names the bound of KL"
+    assert "There is no arm with multipliers at zero to compare with" in page
+    assert "has not been measured yet" in page
+
+
+def test_a_failed_gate_says_by_how_much_and_what_next(full: Path) -> None:
     write_report(full, "package", make_package(passed=False))
     page = read_page(full)
-    assert "Not released" in page
-    assert "1 of 1 checks fail" in page
+    for words in (
+        "Not released",
+        "2 of 4 checks fail",
+        "misses by 0.070",
+        "<b>Next:</b> raise rlhf.multiplier_max",
+        "not measured",
+        "0.240 to 0.300",
+    ):
+        assert words in page, words
+    assert page.count("misses by") == 1, "neither what holds nor what was not measured misses"
+    assert page.index("cost.autonomy") < page.index("bits_per_byte.base"), "what fails comes first"
+
+
+def test_a_miss_of_another_bound_is_left_to_words(full: Path) -> None:
+    package = make_package(passed=False)
+    package["gate"]["checks"][-2] |= {"by": -0.04, "why": "not measurable: AUROC is 0.78, its lower end 0.76"}
+    write_report(full, "package", package)
+    page = read_page(full)
+    assert "misses by" not in page
+    assert "its lower end 0.76" in page
 
 
 def test_a_verdict_on_an_earlier_model_says_so(full: Path) -> None:
@@ -195,26 +227,36 @@ def test_a_verdict_on_an_earlier_model_says_so(full: Path) -> None:
 def test_claims_follow_the_figures(full: Path) -> None:
     found = make_evaluation()
     found["bits_per_byte"]["base"] = 1.9
-    found["multiple_choice"]["sft"] = make_choice(0.27)
-    found["multiple_choice"]["blanked"] = make_choice(0.35)
-    found["reward"]["second"] = {**found["reward"]["second"], "delta_low": -0.1}
-    found["cost"]["justice"]["value"] = 0.6
+    found["multiple_choice"]["sft"] = choice(0.27)
+    found["multiple_choice"]["blanked"] = choice(0.35)
     write_report(full, "evaluate", found)
     page = read_page(full)
-    for words in (
-        "does not yet beat ngram",
-        "cannot yet tell",
-        "trust no figure here",
-        "second one is not convinced",
-        "Over its bound: justice",
-    ):
+    for words in ("does not yet beat ngram", "cannot yet tell", "trust no figure here"):
         assert words in page, words
 
 
 def test_numbers_read_well() -> None:
     assert [number(v) for v in (0.12345, 1234567, 0.0, 2.0, 123.456)] == ["0.123", "1,234,567", "0", "2", "123"]
+    assert [number(v, 2) for v in (0.0099999999, 9.996, 1e-9)] == ["0.010", "10", "0.000000"]
     assert [size(v) for v in (0, 999, 7_400_000, 2**40)] == ["0 B", "999 B", "7.40 MB", "1,100 GB"]
     assert [duration(v) for v in (1.25, 59.0, 61.0, 3600.0)] == ["1.2 s", "59 s", "1:01 min", "60:00 min"]
+    assert [energy(v) for v in (0.5, 1500.0, 7.2e6)] == ["0.500 J", "1.50 kJ", "2 kWh"]
+
+
+def test_only_finite_numbers_are_figures() -> None:
+    assert read_figure({"value": 0.5, "low": 0.4, "high": 0.6, "n": 9}) == Figure(0.5, 0.4, 0.6, 9)
+    assert read_figure(0.5) == Figure(0.5, 0.5, 0.5, None)
+    for found in (None, {}, {"value": None}, {"value": float("nan")}, {"value": True}, "0.5"):
+        assert read_figure(found) is None
+
+
+def test_dots_lie_where_their_values_say_and_labels_do_not_collide() -> None:
+    plot = plot_dots([Row("a", Figure(0.5, 0.25, 0.75, 9))], Mark(0.1, "bound"), (0.0, 1.0))
+    assert [plot["rows"][0][key] for key in ("low", "value", "high")] == [25, 50, 75]
+    assert plot["mark"] == 10
+    assert [tick["text"] for tick in plot["ticks"]] == ["bound", "1"], "0 would lie under the mark's label"
+    outside = plot_dots([Row("a", Figure(3.0, -1.0, 4.0, 9))], None, (0.0, 1.0))["rows"][0]
+    assert (outside["low"], outside["high"]) == (0, 100)
 
 
 def test_curves_fit_their_box_and_say_whether_they_settled() -> None:
@@ -235,6 +277,7 @@ def test_curves_fit_their_box_and_say_whether_they_settled() -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_sideways_scrolling_in_a_browser(full: Path, tmp_path: Path, width: int) -> None:
     assert CHROMIUM is not None
+    write_hostile(full)
     frame = tmp_path / "frame.html"
     page = html.escape(read_page(full))
     frame.write_text(
