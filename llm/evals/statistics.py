@@ -109,6 +109,37 @@ def paired_difference(
     return bootstrap_interval(ours_N - theirs_N, level, resamples, seed)
 
 
+def paired_share_difference(ours: Sequence[bool], theirs: Sequence[bool], level: float = 0.95) -> Interval:
+    """Return the difference of two shares of the same items, ours - theirs, with Newcombe's interval.
+
+    low = d - sqrt((p - l)^2 - 2 phi (p - l)(u' - p') + (u' - p')^2), and high with the ends exchanged, where p, l, u
+    are our share and Wilson's bounds, p', l', u' theirs, and phi the correlation of the two, corrected for continuity.
+
+    Args:    ours, theirs: N truth values each, entry i of both from the same item.
+    Returns: Interval of the difference. It has a width even where no item differs: a few items settle nothing.
+    Raises:  ValueError: lengths differ, or empty.
+    Source:  Newcombe, Statistics in Medicine 17, 1998, pp. 2635-2650, method 10.
+    """
+    if len(ours) != len(theirs):
+        raise ValueError(f"a paired difference needs equal lengths, got {len(ours)} and {len(theirs)}")
+    n, a, b = len(ours), sum(map(bool, ours)), sum(map(bool, theirs))
+    p, q = wilson_interval(a, n, level), wilson_interval(b, n, level)
+    both = sum(bool(one) and bool(other) for one, other in zip(ours, theirs, strict=True))
+    # both * neither - ours alone * theirs alone
+    covariance = float(both * (n - a - b + both) - (a - both) * (b - both))
+    if covariance > 0:
+        covariance = max(covariance - n / 2, 0.0)
+    spread = float(np.sqrt(a * (n - a) * b * (n - b)))
+    phi = covariance / spread if spread else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return float(np.sqrt(max(0.0, one**2 - 2 * phi * one * other + other**2)))
+
+    value = p.value - q.value
+    low = value - reach(p.value - p.low, q.high - q.value)
+    return Interval(value, low, value + reach(p.high - p.value, q.value - q.low), n)
+
+
 def resample_means(values_N: Floats, resamples: int, seed: int) -> Floats:
     """Means of `resamples` draws with replacement; chunked, so that memory does not grow with R."""
     if resamples < 1:

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from llm.evals.statistics import bootstrap_interval, clustered_interval, paired_difference, wilson_interval
+from llm.evals.statistics import (
+    bootstrap_interval,
+    clustered_interval,
+    paired_difference,
+    paired_share_difference,
+    wilson_interval,
+)
 
 
 def test_wilson_matches_the_hand_worked_case() -> None:
@@ -96,3 +102,31 @@ def test_a_repeated_value_is_worth_no_more_than_itself() -> None:
     repeated = clustered_interval(np.repeat(values, 4), np.repeat(np.arange(50), 4).tolist())
     plain = bootstrap_interval(values)
     assert repeated.high - repeated.low == pytest.approx(plain.high - plain.low, rel=1e-6)
+
+
+def make_pairs(both: int, ours: int, theirs: int, neither: int) -> tuple[list[bool], list[bool]]:
+    counts = [(both, True, True), (ours, True, False), (theirs, False, True), (neither, False, False)]
+    return [a for n, a, _ in counts for _ in range(n)], [b for n, _, b in counts for _ in range(n)]
+
+
+def test_newcombe_matches_his_example_and_is_worked_by_hand() -> None:
+    # His table of 36, 12, 2, 0: 48 of 50 against 38 of 50, 0.0569 to 0.3404.
+    found = paired_share_difference(*make_pairs(36, 12, 2, 0))
+    assert (found.value, found.n) == (pytest.approx(0.2), 50)
+    assert (found.low, found.high) == (pytest.approx(0.0569, abs=5e-5), pytest.approx(0.3404, abs=5e-5))
+    turned = paired_share_difference(*make_pairs(36, 2, 12, 0))
+    assert (turned.low, turned.high) == (pytest.approx(-found.high), pytest.approx(-found.low))
+    # All 54 alike: Wilson's lower end is 54 / (54 + z^2), so that the difference can be z^2 / (54 + z^2) = 0.0664.
+    alike = paired_share_difference([True] * 54, [True] * 54)
+    assert (alike.value, alike.low, alike.high) == (
+        0.0,
+        pytest.approx(-0.0664, abs=5e-5),
+        pytest.approx(0.0664, abs=5e-5),
+    )
+
+
+def test_newcombe_refuses_what_is_not_paired() -> None:
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_share_difference([True], [True, False])
+    with pytest.raises(ValueError, match="n >= 1"):
+        paired_share_difference([], [])
