@@ -21,7 +21,7 @@ from llm.infer.generate import Completion
 from llm.infer.score import score
 from llm.model.transformer import Transformer
 from llm.rl.losses import estimate_kl
-from llm.rl.reward_model import PRINCIPLES, RewardModel
+from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
 
 HARMLESS = "harmless"  # the kind of the preferences whose prompts everybody should answer
 
@@ -134,6 +134,21 @@ def _measure_general(
         "distinct": {"sft": distinct_before, "policy": distinct, "ratio": distinct / distinct_before},
         "kl": as_metrics(kl),
     }
+
+
+def judge_again(
+    items: Mapping[str, Mapping[str, Any]], prompts: Mapping[str, Prompt], judge: RewardModel, tokenizer: Tokenizer
+) -> dict[str, dict[str, Any]]:
+    """Return the items whose prompt is given, with another judge's reward and cost of the same answers' texts."""
+    known = {key: item for key, item in items.items() if key in prompts}
+    room = judge.trunk.config.context - 1
+    texts = tokenizer.encode_batch([item["answer"] for item in known.values()])
+    rows = [[*(prompts[key].ids + text)[:room], tokenizer.im_end_id] for key, text in zip(known, texts, strict=True)]
+    judged = {}
+    for (key, item), scores in zip(known.items(), judge.score(rows).tolist(), strict=True):
+        new = {"reward": scores[0]} if "reward" in item else {}
+        judged[key] = {**item, **new, **({"cost": scores[HEADS.index(item["principle"])]} if "cost" in item else {})}
+    return judged
 
 
 def estimate_answer_kl(logprobs: Sequence[Sequence[float]], reference: Sequence[Sequence[float]]) -> Interval:
