@@ -13,13 +13,13 @@ from typing import Any
 from pydantic import Field
 
 from llm.config import BaseParams, ConfigError
-from llm.export.rules import QUANTIZED, RULES, Rule
+from llm.export.rules import JUDGE, QUANTIZED, RULES, Rule
 
 ENDS = {"value": "", "low": "the interval's lower end ", "high": "the interval's upper end "}
 
 
 class Bounds(BaseParams):
-    """What a release must reach. The bounds on KL and costs are evaluate's, which the policy was trained under."""
+    """What a release must reach. The bounds on KL and costs are the report's, which the policy was trained under."""
 
     choice: float = Field(0.25, ge=0, le=1, description="multiple choice: the lower end lies above this, guessing")
     reward_gain: float = Field(0.0, ge=0, description="reward over sft, by each judge: the lower end lies above this")
@@ -163,7 +163,7 @@ def _require_measurable(check: Check, evaluation: Mapping[str, Any], row: str, b
         passed=False,
         why=f"not measurable: AUROC of the judging head {seen}; that must be above {bound:g}",
         by=None if low is None else round(low - bound, 6),
-        remedy="add written pairs of this principle to data/principles, or raise reward.steps or reward.cost_weight",
+        remedy=JUDGE,
     )
 
 

@@ -7,6 +7,7 @@ Side = Literal["below", "at most", "above", "at least"]
 End = Literal["value", "low", "high"]
 
 QUANTIZED = "raise quantize.calibration; reports/quantize.json has the loss of each format"
+JUDGE = "add written pairs of this principle to data/principles, or raise reward.steps or reward.cost_weight"
 EXPORT = "the export is at fault, not the model: run the tests of llm/export"
 
 
@@ -49,14 +50,13 @@ RULES = {
     "reward.rule": Rule(
         "above",
         "the same under a rule, which no model can be wrong about",
-        "the learned reward does not follow the rule: give the pairs that do more weight in reward.shares, or raise "
-        "rlhf.steps",
+        "the learned reward does not follow the rule: raise rlhf.rules or rlhf.steps",
         "low",
     ),
     "kl": Rule(
         "at most",
         "answers must stay near sft's [nats per answer]: a high reward far away is reward hacking",
-        "raise rlhf.kl_coef or lower rlhf.lr; the bound is evaluate.kl_bound",
+        "raise rlhf.kl_coef or lower rlhf.lr; the bound is rlhf.kl_bound",
     ),
     "length": Rule(
         "at most",
@@ -66,13 +66,14 @@ RULES = {
     "cost": Rule(
         "at most",
         "mean probability of a bad answer to the principle's prompts, read by a head that learned from other prompts",
-        "raise rlhf.steps, or add pairs of this principle to data/principles; the bound is in evaluate.cost_bounds",
+        "raise rlhf.multiplier_limit, rlhf.multiplier_rate or rlhf.steps, or add pairs of this principle to "
+        "data/principles; the bound is in rlhf.cost_bounds",
         "high",
     ),
     "answered": Rule(
         "at least",
         "harmless prompts answered, minus sft's share: a model that refuses everything costs nothing",
-        "add harmless prompts with an answer preferred to a refusal to the preferences, or lower rlhf.steps",
+        "raise the weight of harmless pairs in reward.shares, or lower rlhf.principle_share or rlhf.multiplier_limit",
     ),
     "distinct": Rule(
         "at least",

@@ -1,13 +1,16 @@
 """The gate: every check can fail, says by how much and what to do; what is missing or not measurable fails closed."""
 
 import copy
+import importlib
 import math
+import re
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from llm.export.gate import Bounds, Check, check_release, gate_metrics
+from llm.export.rules import JUDGE, RULES
 from llm.rl.reward_model import PRINCIPLES
 from tests.llm.export.gate_figures import EVALUATION, SERVED
 
@@ -171,3 +174,14 @@ def test_bounds_are_bounded():
         Bounds(answered_change=0.1)
     with pytest.raises(ValidationError):
         Bounds(distinct_ratio=1.5)
+
+
+@pytest.mark.parametrize("remedy", [*(rule.remedy for rule in RULES.values()), JUDGE])
+def test_a_remedy_names_params_that_exist(remedy: str):
+    assert remedy.strip()
+    for stage, key in re.findall(
+        r"(?<!/)\b(ingest|clean|pretrain|sft|reward|rlhf|evaluate|quantize|package)\.([a-z_]+)", remedy
+    ):
+        params = importlib.import_module(f"stages.{stage}").Params
+        is_row = f"{stage}.{key}" in RULES  # `reward.second` is a row of the table
+        assert is_row or key in params.model_fields, f"{stage}.{key}"
