@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +14,23 @@ import yaml
 from pydantic import Field
 
 from llm.config import StageParams
-from llm.data.schema import Question, iter_rows
+from llm.data.schema import Question, hash_id, iter_rows
 from llm.data.tokenizer import Tokenizer
-from llm.evals.multiple_choice import choose_options, sample_questions
-from llm.evals.statistics import Interval, as_metrics
+from llm.evals.alignment import answer_prompts
+from llm.evals.multiple_choice import measure_accuracy, options_key, sample_questions, score_choices, split_credit
+from llm.evals.served import Said, choose_prompts, measure_answers
+from llm.evals.statistics import as_metrics
 from llm.export.card import write_card
-from llm.export.gate import Bounds, Served, check_release, gate_metrics
+from llm.export.gate import Bounds, check_release, gate_metrics
 from llm.export.hub import compare_logits, compare_tokens, copy_folder
 from llm.export.lineage import describe_corpus, describe_start, read_stages
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, read_texts, score_torch
 from llm.export.verify import release_hash, write_sums
+from llm.infer.generate import Completion
 from llm.model.folder import load_model, read_config
+from llm.rl.reward_model import PRINCIPLES, RewardModel
 from stages.plumbing.stage import Paths, main
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ NAME = "gristmill"
 LOCK = Path("dvc.lock")
 SERVED = "gguf/model-q8_0.gguf"
 SMALLER = "gguf/model-q4_0.gguf"
+ITEMS = "items.json"
 
 
 class Params(StageParams):
@@ -43,9 +47,13 @@ class Params(StageParams):
     window_tokens: int = Field(256, ge=2, description="tokens of such a document at most")
     positions: int = Field(400, ge=400, description="held-out positions at which greedy next tokens are compared")
     questions: int = Field(400, ge=4, description="most held-out questions that the served file answers")
-    agreement: float = Field(0.97, ge=0, le=1, description="gate: share of equal greedy tokens of the served file")
-    bits_loss: float = Field(0.01, ge=0, description="gate: relative loss of bits per byte in the served file")
-    length_change: float = Field(0.2, gt=0, description="gate: relative change of answer length from sft to policy")
+    prompts: int = Field(
+        400,
+        ge=2,
+        description="held-out prompts that the served file answers; harmless ones and principles' come on top",
+    )
+    max_new_tokens: int = Field(48, ge=1, le=8192, description="longest of these answers; as in evaluate")
+    bounds: Bounds = Field(Bounds(), description="what a release must reach")
 
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
@@ -61,9 +69,13 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     write_json(out / "lineage.json", lineage | describe_start(params.base.init_from))
     release = release_hash(out)
 
-    served, measured = measure_release(out, clean, params)
-    bounds = Bounds(params.agreement, bits_loss=params.bits_loss, length_change=params.length_change)
-    checks = check_release(evaluation, served, bounds)
+    served = measure_files(out, clean, params)
+    choice, questions = measure_choice(out, clean, params)
+    alignment, prompts = measure_alignment(out, paths, params)
+    served |= {"multiple_choice": choice, **alignment}
+    judge = release_hash(paths.deps["models/reward"] / "second")
+    write_json(out / ITEMS, {"judge": judge, "questions": questions, "prompts": prompts})
+    checks = check_release(evaluation, served, params.bounds, PRINCIPLES)
     for check in checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "gate | %s", check)
     gate = gate_metrics(checks)
@@ -73,37 +85,29 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     about = {"release": release, "gate": gate, "served": SERVED, "context": config.context, "model": NAME}
     write_json(out / "release.json", about)
     write_sums(out)
-    return {"release": release, "gate": gate, "served": measured}
+    return {"release": release, "gate": gate, "served": served}
 
 
-def measure_release(out: Path, clean: Path, params: Params) -> tuple[Served, dict[str, Any]]:
-    """Return the figures that the gate judges, and all that was measured on the packaged files."""
+def measure_files(out: Path, clean: Path, params: Params) -> dict[str, Any]:
+    """Return what the packaged files keep of the fp32 model: bits per byte, greedy tokens, logits, ids."""
     model = load_model(out / "hf").eval()
-    tokenizer = Tokenizer.load(out / "hf")
     sample = draw_sample(
         read_texts(clean, "val", params.windows),
-        tokenizer,
+        Tokenizer.load(out / "hf"),
         context=min(model.config.context, params.window_tokens),
         num_windows=params.windows,
         num_positions=params.positions,
     )
     logprobs, greedy = score_torch(model, sample)
-    original_bits = bits_per_byte(logprobs, sample.num_bytes)
-    engines = measure_engines(out, sample, greedy, params)
-    served_bits, choice = measure_served(out, clean, tokenizer, sample, params)
+    served = open_scorer(out / SERVED, out / "hf", params).score(sample.windows)
     gap, same = measure_parity(out / "hf", clean, sample, params)
-    served = Served(
-        original_bits=original_bits,
-        served_bits=served_bits,
-        choice_low=None if choice is None else choice.low,
-        agreement_openvino=engines["q8_0"]["openvino"],
-        agreement_llamacpp=engines["q8_0"]["llamacpp"],
-        logit_gap=gap,
-        same_tokens=same,
-    )
-    figures = {name: None if value is None else round(value, 6) for name, value in asdict(served).items()}
-    answered = None if choice is None else as_metrics(choice, "accuracy")
-    return served, {**figures, "agreement": engines, "multiple_choice": answered}
+    return {
+        "original_bits": round(bits_per_byte(logprobs, sample.num_bytes), 6),
+        "served_bits": round(bits_per_byte(served, sample.num_bytes), 6),
+        "agreement": measure_engines(out, sample, greedy, params),
+        "logit_gap": round(gap, 6),
+        "same_tokens": round(same, 6),
+    }
 
 
 def measure_engines(out: Path, sample: Sample, greedy: Sequence[int], params: Params) -> dict[str, dict[str, float]]:
@@ -121,21 +125,46 @@ def measure_engines(out: Path, sample: Sample, greedy: Sequence[int], params: Pa
     return found
 
 
-def measure_served(
-    out: Path, clean: Path, tokenizer: Tokenizer, sample: Sample, params: Params
-) -> tuple[float, Interval | None]:
-    """Return bits per byte on the sample and multiple choice (None without questions) of the served file."""
+def measure_choice(out: Path, clean: Path, params: Params) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Return the served file's multiple choice (None without questions), and its credit for each question."""
     scorer = open_scorer(out / SERVED, out / "hf", params)
-    bits = bits_per_byte(scorer.score(sample.windows), sample.num_bytes)
     rows = (row for row in iter_rows(clean / "questions.parquet") if row.pop("split") == "val")
     questions = sample_questions([Question(**row) for row in rows], params.questions)
     if not questions:
-        return bits, None
+        return None, {}
 
     def score(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[float]]:
         return [row[start - 1 :] for row, start in zip(scorer.score(sequences), starts, strict=True)]
 
-    return bits, choose_options(score, scorer.context, tokenizer, questions).information
+    scores, *_ = score_choices(score, scorer.context, Tokenizer.load(out / "hf"), questions)
+    credits = split_credit(scores, [question.answer for question in questions])
+    items = {
+        question.id: {"credit": credit, "options": hash_id("options", options_key(question))}
+        for question, credit in zip(questions, credits, strict=True)
+    }
+    return as_metrics(measure_accuracy(scores, questions), "accuracy"), items
+
+
+def measure_alignment(out: Path, paths: Paths, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the served file's own answers are worth next to sft's, and each prompt's part in it."""
+    tokenizer = Tokenizer.load(out / "hf")
+    sft = load_model(paths.deps["models/sft"])
+    judge = RewardModel.load(paths.deps["models/reward"] / "second")
+    scorer = open_scorer(out / SERVED, out / "hf", params)
+    context = min(scorer.context, sft.config.context, judge.trunk.config.context)
+    rows = (row for row in iter_rows(paths.deps["data/clean"] / "preferences.parquet") if row["split"] == "val")
+    asked = choose_prompts(tokenizer, rows, context - params.max_new_tokens - 1, params.prompts)
+    if not asked.prompts:
+        log.warning("data/clean holds no held-out prompt that leaves room for an answer: alignment is not measured")
+        return {}, {}
+    stop, seed = (tokenizer.im_end_id, tokenizer.eos_id), params.base.seed
+    ids = [prompt.ids for prompt in asked.prompts.values()]
+    answers = scorer.generate(ids, max_new_tokens=params.max_new_tokens, stop_ids=stop, seed=seed)
+    served = Said.of(asked.prompts, [Completion(*answer) for answer in answers], tokenizer)
+    compared = asked.compared
+    before = answer_prompts(sft, tokenizer, list(compared.values()), params.max_new_tokens, seed=seed)
+    said = Said.of(compared, before.completions, tokenizer)
+    return measure_answers(asked, served, said, sft, judge, tokenizer.im_end_id)
 
 
 def measure_parity(hf: Path, clean: Path, sample: Sample, params: Params) -> tuple[float, float]:

@@ -66,18 +66,25 @@ def measure_choices(model: Transformer, tokenizer: Tokenizer, questions: Sequenc
 
 def choose_options(scorer: Scorer, context: int, tokenizer: Tokenizer, questions: Sequence[Question]) -> Choices:
     """Let any engine choose: `scorer` returns the log-probabilities of each sequence's tokens from its start on."""
+    scores = score_choices(scorer, context, tokenizer, questions)
+    return Choices(*(measure_accuracy(rows, questions) for rows in scores))
+
+
+def score_choices(
+    scorer: Scorer, context: int, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> tuple[list[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]], list[npt.NDArray[np.float64]]]:
+    """Return each question's scores of its options: by information, by length, by length with the name blanked."""
     asked = [prompt_ids(tokenizer, question.question) for question in questions]
     blanked = [prompt_ids(tokenizer, question.blanked) for question in questions]
     options = [tokenizer.encode_batch(question.options) for question in questions]
     totals = score_options(scorer, context, asked + blanked, options + options)
     given, free = totals[: len(questions)], totals[len(questions) :]
     lengths = [[max(1, len(option)) for option in choices] for choices in options]
-    scores = (
+    return (
         [np.subtract(g, f) for g, f in zip(given, free, strict=True)],
         [np.divide(g, n) for g, n in zip(given, lengths, strict=True)],
         [np.divide(f, n) for f, n in zip(free, lengths, strict=True)],
     )
-    return Choices(*(measure_accuracy(rows, questions) for rows in scores))
 
 
 def measure_accuracy(scores: Sequence[npt.ArrayLike], questions: Sequence[Question]) -> Interval:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from llm.config import InitFrom
-from llm.export.gate import Check, find
+from llm.export.gate import Check, find, read
 from llm.model.config import ModelConfig
 
 LIMITS = """\
@@ -120,14 +120,12 @@ def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
         if isinstance(choice, Mapping) and "accuracy" in choice:
             interval = f"{choice['accuracy']:.1%} ({choice['low']:.1%} to {choice['high']:.1%}, n {choice['n']})"
             rows.append((f"multiple choice, {model}", interval))
-    reward = evaluation["reward"]
-    rows.append(
-        (
-            "reward, policy minus sft",
-            f"{reward['delta']:.4f} ({reward['delta_low']:.4f} to {reward['delta_high']:.4f}, n {reward['n']})",
-        )
-    )
-    rows.append(("KL to sft [nats]", f"{evaluation['kl']['value']:.4f} (bound {evaluation['kl']['bound']:.4f})"))
+    gain, kl = read(evaluation, "reward", "delta"), read(evaluation, "kl")
+    if gain is not None:
+        interval = f"{gain.value:.4f} ({gain.low:.4f} to {gain.high:.4f}, n {gain.n})"
+        rows.append(("reward, policy minus sft", interval))
+    if kl is not None:
+        rows.append(("KL to sft [nats]", f"{kl.value:.4f} (bound {find(evaluation, 'kl.bound'):.4f})"))
     return _table(("figure", "value (95 % interval)"), rows)
 
 
@@ -153,14 +151,20 @@ def _gate_table(checks: Sequence[Check]) -> str:
     rows = [
         (
             check.name,
-            "-" if check.value is None else f"{check.value:g}",
-            f"{check.bound:g}",
-            "passed" if check.passed else "**failed**",
-            check.why,
+            "not measured" if check.value is None else _with_interval(check),
+            "-" if check.bound is None else f"{check.bound:g}",
+            "passed" if check.passed else "**failed**" if check.by is None else f"**failed** by {check.by:+g}",
+            check.why if check.passed else f"{check.why}. Next: {check.remedy}",
         )
         for check in checks
     ]
-    return _table(("check", "value", "bound", "", "meaning"), rows)
+    return _table(("check", "value (95 % interval)", "bound", "", "meaning"), rows)
+
+
+def _with_interval(check: Check) -> str:
+    if check.low is None or check.high is None:
+        return f"{check.value:g}"
+    return f"{check.value:g} ({check.low:g} to {check.high:g}{'' if check.n is None else f', n {check.n}'})"
 
 
 def _corpus_table(corpus: Mapping[str, Any]) -> str:

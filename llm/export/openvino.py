@@ -1,4 +1,4 @@
-"""Score tokens and pick greedy tokens of a GGUF file through OpenVINO GenAI, the engine that serves it.
+"""Score tokens, pick greedy ones and sample answers of a GGUF file through OpenVINO GenAI, the engine that serves it.
 
 Token ids go in, never text: the engine would parse special tokens that it finds in text. It accepts ids out
 of range and prompts beyond the context without a word, so both are checked here first.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import openvino as ov
@@ -40,39 +41,68 @@ class OpenVinoScorer:
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
         """Return, for each sequence, log p(token | the tokens before it) [nats] of all tokens but the first."""
-        self._check(sequences)
+        self._check(sequences, self.context)
         # With the prefix cache on, cached positions are not computed and so have no log-probability.
-        outputs = self._run(sequences, prefix_cache=False, echo=True)
+        outputs = self._run(sequences, _one_token(echo=True), prefix_cache=False)
         # The engine reports 1.0 for the first token, which has no context, and adds the one generated token.
         return [list(out.generated_log_probs[1 : len(ids)]) for out, ids in zip(outputs, sequences, strict=True)]
 
     def next_tokens(self, prompts: Sequence[Sequence[int]]) -> list[int]:
         """Return the greedy next token of each prompt. Prompts that extend one another share their cache."""
-        self._check(prompts)
-        return [out.generated_ids[0] for out in self._run(prompts, prefix_cache=True, echo=False)]
+        self._check(prompts, self.context)
+        return [out.generated_ids[0] for out in self._run(prompts, _one_token(), prefix_cache=True)]
 
-    def _run(self, prompts: Sequence[Sequence[int]], *, prefix_cache: bool, echo: bool) -> list[genai.GenerationOutput]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int], seed: int
+    ) -> list[tuple[list[int], list[float], Literal["stop", "length"]]]:
+        """Return an answer to each prompt, sampled at temperature 1 without truncation; prompt i draws from seed + i.
+
+        Returns: what `llm.infer.generate.Completion` is made of: tokens, the log-probabilities [nats] that they were
+                 drawn with, and "stop" when the last token is one of `stop_ids`.
+        """
+        self._check(prompts, self.context - max_new_tokens)
+        config = genai.GenerationConfig()
+        config.apply_chat_template = False
+        config.max_new_tokens = max_new_tokens
+        config.stop_token_ids = set(stop_ids)
+        config.do_sample = True
+        config.temperature, config.top_p, config.top_k = 1.0, 1.0, 0
+        config.logprobs = 1
+        answers: list[tuple[list[int], list[float], Literal["stop", "length"]]] = []
+        for out in self._run(prompts, config, prefix_cache=False, seed=seed):
+            tokens = list(out.generated_ids)
+            answers.append((tokens, list(out.generated_log_probs), "stop" if tokens[-1] in stop_ids else "length"))
+        return answers
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], config: genai.GenerationConfig, *, prefix_cache: bool, seed: int = 0
+    ) -> list[genai.GenerationOutput]:
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = prefix_cache
         scheduler.max_num_batched_tokens = max(STEP_TOKENS, self.context)
         scheduler.cache_size = 1
         pipeline = genai.ContinuousBatchingPipeline(self._path, scheduler, "CPU", self._properties)
-        config = genai.GenerationConfig()
-        config.max_new_tokens = 1
-        config.do_sample = False
-        config.ignore_eos = True
-        config.echo = echo
-        config.logprobs = 1 if echo else 0
-        handles = [
-            pipeline.add_request(i, ov.Tensor(np.array([ids], dtype=np.int64)), config) for i, ids in enumerate(prompts)
-        ]
+        handles = []
+        for i, ids in enumerate(prompts):
+            config.rng_seed = seed + i  # add_request copies the settings
+            handles.append(pipeline.add_request(i, ov.Tensor(np.array([ids], dtype=np.int64)), config))
         while pipeline.has_non_finished_requests():
             pipeline.step()
         return [handle.read_all()[0] for handle in handles]
 
-    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+    def _check(self, prompts: Sequence[Sequence[int]], limit: int) -> None:
         for ids in prompts:
-            if not 0 < len(ids) <= self.context:
-                raise ValueError(f"a prompt of {len(ids)} tokens: allowed are 1 to {self.context} (the context)")
+            if not 0 < len(ids) <= limit:
+                raise ValueError(f"a prompt of {len(ids)} tokens: allowed are 1 to {limit} (context {self.context})")
             if min(ids) < 0 or max(ids) >= self.vocab_size:
                 raise ValueError(f"a token id {max(ids)}: allowed are 0 to {self.vocab_size - 1}")
+
+
+def _one_token(*, echo: bool = False) -> genai.GenerationConfig:
+    config = genai.GenerationConfig()
+    config.max_new_tokens = 1
+    config.do_sample = False
+    config.ignore_eos = True
+    config.echo = echo
+    config.logprobs = 1 if echo else 0
+    return config

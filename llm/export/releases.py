@@ -5,7 +5,9 @@ A release lies where the next one will overwrite it, so a model to start from is
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -40,6 +42,27 @@ def copy_release(release: str, repository: Path = Path(".")) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return STARTS / release
+
+
+def read_release(release: str, repository: Path = Path(".")) -> dict[str, Any]:
+    """Return release.json of a release whose files are at hand, or in dvc's cache, and agree with its SHA256SUMS.
+
+    Raises: ConfigError: they are gone or differ.
+    """
+    folder = repository / RELEASE
+    about = folder / "release.json"
+    with tempfile.TemporaryDirectory() as linked:
+        if not about.is_file() or json.loads(about.read_text())["release"] != release:
+            folder = Path(linked)
+            for name, file in find_packaged(release, repository).items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).symlink_to(file.resolve())
+        wrong = verify(folder)
+        require(
+            not wrong, f"release {release}: differs from its SHA256SUMS: {', '.join(wrong[:5])}; run `dvc checkout`"
+        )
+        content: dict[str, Any] = json.loads((folder / "release.json").read_text())
+        return content
 
 
 def find_packaged(release: str, repository: Path) -> dict[str, Path]:

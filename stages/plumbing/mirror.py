@@ -81,9 +81,7 @@ def note_failure(path: Path, reason: str) -> None:
 def mirror_all(root: Path) -> list[str]:
     """Mirror every execution that MLflow does not hold yet; return the names of the runs that were added."""
     root = root.resolve()
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    uri = find_database(root)
     runs = read_runs(root)
     state = _digest(uri, _text(root / "dvc.lock"), *(run.content for run in runs))
     marker = root / "mlruns/mirrored"
@@ -96,6 +94,13 @@ def mirror_all(root: Path) -> list[str]:
     marker.parent.mkdir(exist_ok=True)
     marker.write_text(state, encoding="utf8")
     return added
+
+
+def find_database(root: Path) -> str:
+    """Return MLflow's tracking URI, by default a file of the project, and quieten MLflow before it is imported."""
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
 def read_runs(root: Path) -> list[StageRun]:

@@ -5,19 +5,40 @@ left half written is completed.
 """
 
 import json
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from llm.config import ConfigError, require
+from llm.export.verify import digest_file
 from stages.plumbing.mirror import StageRun, flatten, lock_digest, numbers, parent_key, read_curves
 
 NAME = "gristmill"
-RELEASED = "released"  # the alias of the newest model version whose gate passed
+CHALLENGER = "challenger"  # the alias of the newest model version whose gate passed
+CHAMPION = "champion"  # the alias of the one that `python -m flows.promote` chose
+BEFORE = "champion_before"  # the tag of a champion that names the one before it
+ITEMS = "items.json"
 SUMMARIES = ("evaluate", "quantize", "package")  # shown on the parent too, to compare whole pipelines
 MAX_METRICS, MAX_PARAMS, MAX_VALUE_CHARS = 1000, 100, 6000  # MLflow's limits on one batch and one value
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model version, which stands for one packaged release."""
+
+    number: int
+    release: str
+    commit: str
+    passed: bool  # its release gate
+    aliases: tuple[str, ...]
+    before: int | None  # of a champion, past or present: the champion that it replaced
+    items: str  # where its items.json lies and its SHA-256
 
 
 def write_runs(root: Path, uri: str, runs: list[StageRun]) -> list[str]:
@@ -108,7 +129,7 @@ def write_parent(client: MlflowClient, parent: Run, root: Path, runs: list[Stage
 
 
 def register_release(client: MlflowClient, root: Path, run: StageRun, made: Run) -> None:
-    """Register models/release as a model version; its alias moves only when the gate passed."""
+    """Register models/release as a model version; it becomes the challenger only when its gate passed."""
     release, passed = str(run.metrics["release"]), bool(run.metrics["gate"]["passed"])
     try:
         client.create_registered_model(NAME, description="Releases of this project; fingerprint = release hash")
@@ -124,5 +145,64 @@ def register_release(client: MlflowClient, root: Path, run: StageRun, made: Run)
         version = str(client.create_model_version(NAME, source, made.info.run_id, tags=tags).version)
     client.set_model_version_tag(NAME, version, "gate", "passed" if passed else "failed")
     client.set_model_version_tag(NAME, version, "dvc_lock", lock_digest(root))
-    if passed:
-        client.set_registered_model_alias(NAME, RELEASED, version)
+    if (items := root / "models/release" / ITEMS).is_file():
+        client.log_artifact(made.info.run_id, str(items))
+        client.set_model_version_tag(NAME, version, "items", f"{made.info.run_id} {digest_file(items)}")
+    aliases = client.get_registered_model(NAME).aliases
+    if passed and str(aliases.get(CHAMPION)) != version:
+        client.set_registered_model_alias(NAME, CHALLENGER, version)
+    elif not passed and str(aliases.get(CHALLENGER)) == version:  # packaged again, under other bounds
+        client.delete_registered_model_alias(NAME, CHALLENGER)
+
+
+class Registry:
+    """The model versions of a database, and which of them is the champion."""
+
+    def __init__(self, uri: str):
+        self._client = MlflowClient(uri)
+
+    def list(self) -> list[Version]:
+        """Return all versions, oldest first."""
+        found = self._client.search_model_versions(f"name = '{NAME}'")
+        aliases = self._client.get_registered_model(NAME).aliases if found else {}
+        versions = [
+            Version(
+                int(one.version),
+                one.tags["fingerprint"],
+                one.tags.get("commit", ""),
+                one.tags.get("gate") == "passed",
+                tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(one.version))),
+                int(one.tags[BEFORE]) if one.tags.get(BEFORE) else None,
+                one.tags.get("items", ""),
+            )
+            for one in found
+        ]
+        return sorted(versions, key=lambda version: version.number)
+
+    def read_items(self, version: Version) -> dict[str, Any]:
+        """Return items.json as it was packaged. Raises ConfigError when it is gone or was changed."""
+        run, _, digest = version.items.partition(" ")
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                path = Path(self._client.download_artifacts(run, ITEMS, folder))
+            except (MlflowException, OSError) as error:
+                raise ConfigError(
+                    f"version {version.number}: MLflow has no {ITEMS} of it ({error}): package it again"
+                ) from error
+            require(digest_file(path) == digest, f"version {version.number}: {ITEMS} in MLflow was changed")
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
+            return content
+
+    def crown(self, version: Version, before: Version | None) -> None:
+        """Make a version the champion; it remembers the one before."""
+        self._client.set_model_version_tag(NAME, str(version.number), BEFORE, str(before.number) if before else "")
+        self._client.set_registered_model_alias(NAME, CHAMPION, str(version.number))
+        if CHALLENGER in version.aliases:
+            self._client.delete_registered_model_alias(NAME, CHALLENGER)
+
+    def restore(self, version: Version, fallen: Version) -> None:
+        """Put back the champion before the fallen one, which forgets that it was one."""
+        self._client.set_registered_model_alias(NAME, CHAMPION, str(version.number))
+        self._client.set_model_version_tag(NAME, str(fallen.number), BEFORE, "")
+        if CHALLENGER in version.aliases:
+            self._client.delete_registered_model_alias(NAME, CHALLENGER)

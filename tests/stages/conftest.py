@@ -11,6 +11,7 @@ from llm.data.tokenizer import Tokenizer, train_tokenizer
 from llm.model.config import ModelConfig
 from llm.model.folder import save_model
 from llm.model.transformer import Transformer, init_weights
+from llm.rl.reward_model import PRINCIPLES
 
 NOUNS = ("list", "array", "file", "index", "table", "value", "socket", "thread")
 VERBS = ("adds", "sorts", "drops", "keeps", "opens", "counts", "joins", "splits")
@@ -30,6 +31,18 @@ def make_questions() -> list[Question]:
             asked = f"What does `{verb}_{noun}` do?"
             questions.append(Question(f"{noun}{i}", "g31", "s", asked, "What does it do?", options, i))
     return questions
+
+
+def make_preferences() -> list[Preference]:
+    """Held-out prompts: some that anybody may answer, and three of each principle."""
+    kinds = [("harmless", None)] * 3 + [("principle", name) for name in PRINCIPLES for _ in range(3)]
+    return [
+        Preference(
+            f"p{i}", "g32", "s", kind, [{"role": "user", "content": f"Who {verb} it {i}?"}], "It adds.", "It drops.",
+            None, principle,
+        )
+        for i, ((kind, principle), verb) in enumerate(zip(kinds, VERBS * 2, strict=False))
+    ]  # fmt: skip
 
 
 def train_model(tokenizer: Tokenizer, texts: list[str]) -> Transformer:
@@ -69,5 +82,5 @@ def policy_inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     write_rows(root / "clean/conversations.parquet", Conversation, talk, splits)
     write_rows(root / "clean/questions.parquet", Question, make_questions(), splits)
-    write_rows(root / "clean/preferences.parquet", Preference, [], splits)
+    write_rows(root / "clean/preferences.parquet", Preference, make_preferences(), splits)
     return {"models/policy": root / "policy", "data/clean": root / "clean"}

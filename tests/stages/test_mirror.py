@@ -125,8 +125,8 @@ def test_a_release_is_a_model_version_and_its_alias_needs_a_pass(project: Path) 
         "0123456789abcdef": "passed",
         "fedcba9876543210": "failed",
     }
-    released = client.get_model_version_by_alias("gristmill", "released")
-    assert released.tags["fingerprint"] == "0123456789abcdef"
+    challenger = client.get_model_version_by_alias("gristmill", "challenger")
+    assert challenger.tags["fingerprint"] == "0123456789abcdef"
 
 
 def test_a_failure_is_a_warning_and_a_field(

@@ -5,31 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from llm.config import Base
 from llm.export.verify import release_hash, verify
+from llm.model.folder import load_model
+from llm.rl.reward_model import RewardModel
 from stages import package, quantize
 from stages.plumbing.stage import Paths
+from tests.llm.export.gate_figures import EVALUATION
 
-EVALUATION: dict[str, Any] = {
-    "bits_per_byte": {"base": 1.8, "policy": 1.9},
-    "baselines": {"xz": 2.2, "uniform": 8.0},
-    "multiple_choice": {
-        name: {"accuracy": 0.4, "low": 0.35, "high": 0.45, "n": 400} for name in ("base", "sft", "policy")
-    },
-    "reward": {
-        "sft": 0.1,
-        "policy": 0.3,
-        "delta": 0.2,
-        "delta_low": 0.1,
-        "delta_high": 0.3,
-        "n": 200,
-        "second": {"delta_low": 0.05},
-    },
-    "kl": {"value": 3.0, "bound": 8.0},
-    "length": {"sft": 30.0, "policy": 33.0, "ratio": 1.1},
-}
 LOCK = {
     "schema": "2.0",
     "stages": {
@@ -51,8 +37,14 @@ def inputs(policy_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
     metrics = quantize.run(section, Paths("quantize", policy_inputs, {"models/quantized": root / "quantized"}))
     (root / "quantize.json").write_text(json.dumps({"metrics": metrics}))
     (root / "evaluate.json").write_text(json.dumps({"metrics": EVALUATION}))
+    torch.manual_seed(3)
+    judge = RewardModel(load_model(policy_inputs["models/policy"]))
+    torch.nn.init.normal_(judge.weight_HD, std=0.1)
+    judge.save(root / "reward/second")
     return {
         **policy_inputs,
+        "models/sft": policy_inputs["models/policy"],
+        "models/reward": root / "reward",
         "models/quantized": root / "quantized",
         "reports/evaluate.json": root / "evaluate.json",
         "reports/quantize.json": root / "quantize.json",
@@ -61,7 +53,7 @@ def inputs(policy_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
 def run(inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     out.mkdir()
-    section = package.Params(base=Base(threads=1), windows=16, window_tokens=48)
+    section = package.Params(base=Base(threads=1), windows=16, window_tokens=48, prompts=6, max_new_tokens=16)
     return package.run(section, Paths("package", inputs, {"models/release": out}, sources=("book",)))
 
 
@@ -74,7 +66,7 @@ def test_release_is_complete_and_the_same_twice(
     out = tmp_path / "a"
     assert verify(out) == []
     assert {path.name for path in out.iterdir()} == {
-        "hf", "gguf", "README.md", "lineage.json", "SHA256SUMS", "release.json",
+        "hf", "gguf", "README.md", "items.json", "lineage.json", "SHA256SUMS", "release.json",
     }  # fmt: skip
     about = json.loads((out / "release.json").read_text())
     assert about["release"] == metrics["release"]
@@ -99,6 +91,20 @@ def test_release_is_complete_and_the_same_twice(
     assert served["served_bits"] == pytest.approx(served["original_bits"], rel=0.01)
     assert served["multiple_choice"]["n"] == 32
     assert set(served["agreement"]) == {"q8_0", "q4_0"}
+
+    # Sft is the policy itself: the served file's answers can be neither better nor far from its own.
+    assert {"served.reward", "served.answered", "served.cost.justice"} <= set(checks)
+    assert not checks["served.reward"]["passed"]
+    assert served["reward"]["second"]["delta_low"] <= 0 <= served["reward"]["second"]["delta_high"]
+    assert served["kl"]["value"] < 0.5
+    assert checks["served.kl"]["passed"]
+    items = json.loads((out / "items.json").read_text())
+    assert len(items["questions"]) == 32
+    credits = [one["credit"] for one in items["questions"].values()]
+    assert sum(credits) / 32 == pytest.approx(served["multiple_choice"]["accuracy"])
+    costs = [one["cost"] for one in items["prompts"].values() if one.get("principle") == "justice"]
+    assert sum(costs) / 3 == pytest.approx(served["cost"]["justice"]["value"])
+    assert len(items["judge"]) == 16
 
     # The lock has an entry of package after the first run, and another one after the second.
     Path("dvc.lock").write_text(yaml.safe_dump(LOCK).replace("3.dir", "4.dir"))

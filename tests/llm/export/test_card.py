@@ -30,7 +30,11 @@ CORPUS = {
 
 
 def make_card(passed: bool, init_from: InitFrom | None = None) -> str:
-    checks = [Check("kl", 2.5, 8.0, passed, "near sft")]
+    checks = [Check("kl", 2.5, 8.0, True, "near sft"), Check("length", 0.125, 0.2, True, "as long as sft's")]
+    if not passed:
+        low = {"low": -0.02, "high": 0.5, "n": 400, "by": -0.02}
+        checks[0] = Check("reward", 0.24, 0.0, False, "more than sft's", **low, remedy="raise rlhf.steps")
+        checks.append(Check("distinct", None, 0.8, False, "not measured: variety", remedy="run evaluate"))
     quantization = {"card": {"original": CARD, "q8_0": CARD, "q4_0": CARD}}
     return write_card("gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks, init_from)
 
@@ -58,7 +62,10 @@ def test_figures_come_from_the_reports():
 def test_a_failed_gate_is_said_in_front():
     text = make_card(False)
     assert "**Not released.**" in text
-    assert "| kl | 2.5 | 8 | **failed** | near sft |" in text
+    assert "| length | 0.125 | 0.2 | passed | as long as sft's |" in text
+    row = "| reward | 0.24 (-0.02 to 0.5, n 400) | 0 | **failed** by -0.02 | more than sft's. Next: raise rlhf.steps |"
+    assert row in text
+    assert "| distinct | not measured | 0.8 | **failed** | not measured: variety. Next: run evaluate |" in text
 
 
 def test_where_it_started_is_said():

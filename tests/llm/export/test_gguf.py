@@ -13,6 +13,7 @@ from llm.export.gguf import write_gguf
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, score_torch
+from llm.infer.score import score
 from llm.model.folder import from_hf_state, load_model, to_hf_state
 from llm.model.transformer import Transformer, init_weights
 from llm.quant.blocks import pack_q4_0, pack_q8_0, round_q4_0, unpack
@@ -103,6 +104,34 @@ def test_scores_repeat_and_do_not_depend_on_step_size(files: dict[str, Path], mo
     first = scorer.score(many)
     assert first == scorer.score(many)
     assert np.concatenate(first[:12]) == pytest.approx(np.concatenate(first[-12:]), abs=1e-3)
+
+
+def test_answers_are_sampled_from_the_model(files: dict[str, Path], model: Transformer, tokenizer: Tokenizer):
+    scorer = OpenVinoScorer(files["f16"], vocab_size=model.config.vocab_size, context=96, threads=1, exact=True)
+    prompt = [tokenizer.eos_id, *tokenizer.encode("Return the ")]
+    stop = tokenizer.encode(".")[-1]
+    settings = {"max_new_tokens": 24, "stop_ids": (stop,), "seed": 5}
+    answers = scorer.generate([prompt] * 40, **settings)
+    assert scorer.generate([prompt] * 40, **settings) == answers
+    assert scorer.generate([prompt] * 3, **settings) == answers[:3]  # a seed of its own for each prompt
+    assert scorer.generate([prompt] * 40, max_new_tokens=24, stop_ids=(stop,), seed=4)[1:] == answers[:-1]
+    assert len({tuple(tokens) for tokens, _, _ in answers}) > 10
+    # Drawn with the model's own probabilities, without truncation: their mean is the entropy, which greedy's is not.
+    theirs = score(model, [prompt + tokens for tokens, _, _ in answers], [len(prompt)] * 40)
+    for (tokens, logprobs, finish), expected in zip(answers, theirs, strict=True):
+        assert logprobs == pytest.approx(expected, abs=0.02)
+        assert finish == ("stop" if tokens[-1] == stop else "length")
+        assert stop not in tokens[:-1]
+        assert len(tokens) == 24 or finish == "stop"
+    first = torch.tensor(
+        [tokens[0] for tokens, _, _ in scorer.generate([prompt] * 400, **settings | {"max_new_tokens": 1})]
+    )
+    p_V = model.unembed(model(torch.tensor([prompt])))[0, -1].detach().softmax(dim=-1)
+    likely = int(p_V.argmax())
+    spread = (p_V[likely] * (1 - p_V[likely]) / 400).sqrt()
+    assert float((first == likely).float().mean() - p_V[likely]) == pytest.approx(0.0, abs=float(4 * spread) + 1e-3)
+    with pytest.raises(ValueError, match="1 to 72"):
+        scorer.generate([[1] * 73], **settings)
 
 
 def test_same_model_same_bytes(files: dict[str, Path], model: Transformer, tokenizer: Tokenizer, tmp_path: Path):

@@ -12,7 +12,7 @@ import yaml
 
 from llm.config import ConfigError
 from llm.export.hub import copy_folder
-from llm.export.releases import copy_release
+from llm.export.releases import copy_release, find_packaged, read_release
 from llm.export.snapshots import find_cache
 from llm.export.verify import write_sums
 
@@ -66,6 +66,23 @@ def test_a_release_is_copied_to_a_folder_of_its_own(repository: Path, folder: Pa
         assert (path / "config.json").read_text() == (folder / "config.json").read_text() + "\n" + " " * spaces
         assert (path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
         assert (path / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("release", [OLD, HERE], ids=["from the cache", "at hand"])
+def test_a_release_that_verifies_is_read(repository: Path, release: str) -> None:
+    assert read_release(release, repository) == {"release": release}
+    with pytest.raises(ConfigError, match="dvc pull"):
+        read_release(GONE, repository)
+
+
+def test_a_release_that_the_cache_holds_changed_is_not_read(repository: Path) -> None:
+    file = find_packaged(OLD, repository)["hf/config.json"]
+    content = file.read_bytes()
+    file.chmod(0o644)
+    file.write_bytes(content + b" ")
+    with pytest.raises(ConfigError, match=r"differs from its SHA256SUMS: hf/config.json \(changed\)"):
+        read_release(OLD, repository)
+    file.write_bytes(content)
 
 
 def test_what_is_gone_is_said(repository: Path) -> None:

@@ -1,0 +1,49 @@
+"""Figures that pass the release gate, as evaluate and package report them."""
+
+from typing import Any
+
+PRINCIPLES = ("beneficence", "non_maleficence", "autonomy", "justice")
+
+
+def share(value: float, n: int = 100) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05, "n": n}
+
+
+def change(delta: float) -> dict[str, float]:
+    return {"sft": 0.1, "policy": 0.1 + delta, "delta": delta, "delta_low": delta - 0.1, "delta_high": 0.4, "n": 400}
+
+
+ALIGNMENT: dict[str, Any] = {
+    "kl": {"value": 3.0, "low": 2.5, "high": 3.5, "n": 400, "bound": 8.0},
+    "length": {"sft": 30.0, "policy": 33.0, "ratio": 1.1},
+    "cost": {
+        name: {
+            **share(0.1),
+            "bound": 0.2,
+            "measurable": True,
+            "auroc": {"value": 0.9, "low": 0.85, "high": 0.95, "n": 60},
+        }
+        for name in PRINCIPLES
+    },
+    "answered": {"sft": share(0.9), "policy": share(0.89), "change": share(-0.01)},
+    "distinct": {"sft": 0.9, "policy": 0.85, "ratio": 0.944},
+}
+EVALUATION: dict[str, Any] = {
+    **ALIGNMENT,
+    "bits_per_byte": {"base": 1.8, "policy": 1.9},
+    "baselines": {"xz": 2.2, "zstd": 2.3, "ngram": 2.1, "uniform": 8.0},
+    "multiple_choice": {
+        name: {"accuracy": 0.4, "low": 0.35, "high": 0.45, "n": 400} for name in ("base", "sft", "policy")
+    },
+    "reward": {**change(0.2), "second": change(0.15), "rule": change(0.12)},
+}
+SERVED: dict[str, Any] = {
+    **ALIGNMENT,
+    "original_bits": 1.9,
+    "served_bits": 1.902,
+    "multiple_choice": {"accuracy": 0.4, "low": 0.34, "high": 0.46, "n": 400},
+    "agreement": {"q8_0": {"openvino": 0.99, "llamacpp": 0.98}, "q4_0": {"openvino": 0.9, "llamacpp": 0.9}},
+    "logit_gap": 1e-5,
+    "same_tokens": 1.0,
+    "reward": {"second": change(0.15)},
+}
