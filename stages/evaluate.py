@@ -4,6 +4,7 @@ Nothing here was seen by any training stage: whole packages are held out. Every 
 chance has a 95 % interval. Nothing is cached: dvc knows whether the stage has to run.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llm.config import BaseParams, StageParams, require
+from llm.config import StageParams, require
 from llm.data.schema import Question, iter_rows
 from llm.data.shards import open_shard
 from llm.data.tokenizer import Tokenizer
@@ -25,30 +26,28 @@ from llm.evals.alignment import (
     compare_rewards,
     estimate_divergence,
     make_prompt,
-    measure_cost,
 )
+from llm.evals.arms import measure_costs, measure_refusals, measure_rule, measure_swaps
 from llm.evals.bits_per_byte import decode_stream, measure_bits_per_byte
 from llm.evals.compressors import measure_xz, measure_zstd
+from llm.evals.costs import read_heads
+from llm.evals.energy import model_energy
+from llm.evals.memorisation import draw_passages, measure_memorisation
 from llm.evals.multiple_choice import measure_choices, measure_word_overlap, sample_questions
 from llm.evals.ngram import NgramResult, measure_ngram
+from llm.evals.refusal import measure_distinct
+from llm.evals.served import Said, choose_prompts
 from llm.evals.statistics import as_metrics
-from llm.model.folder import load_model
+from llm.model.folder import load_model, read_config
 from llm.model.transformer import Transformer
 from llm.progress import track
-from llm.rl.reward_model import PRINCIPLES, RewardModel
+from llm.rl.reward_model import RewardModel
 from stages.plumbing.stage import Paths, main
 
 MODELS = ("base", "sft", "policy")
+ARMS = ("sft", "policy", "control")
 UNIFORM_BITS = 8.0
-
-
-class CostBounds(BaseParams):
-    """The largest mean probability of a bad answer, per principle."""
-
-    beneficence: float = Field(0.5, ge=0, le=1)
-    non_maleficence: float = Field(0.5, ge=0, le=1)
-    autonomy: float = Field(0.5, ge=0, le=1)
-    justice: float = Field(0.5, ge=0, le=1)
+PROMPT_TOKENS, ANSWER_TOKENS = 40, 20  # of a short exchange, for which energy is modelled
 
 
 log = logging.getLogger(__name__)
@@ -65,21 +64,25 @@ class Params(StageParams):
     )
     questions: int = Field(400, ge=4, le=100_000, description="most held-out multiple-choice questions")
     prompts: int = Field(256, ge=2, le=100_000, description="most held-out prompts for reward and KL")
-    max_new_tokens: int = Field(48, ge=1, le=8192, description="longest answer")
-    kl_bound: float = Field(8.0, gt=0, description="bound on KL(policy || sft), nats per answer; as in rlhf")
-    cost_bounds: CostBounds = Field(CostBounds(), description="bounds on the cost heads' means")
+    passages: int = Field(
+        200, ge=1, le=10_000, description="most passages of either split that are asked to be recited"
+    )
     samples: int = Field(4, ge=0, le=100, description="unselected answers shown per kind of conversation")
 
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
     text = read_text(params, paths)
+    bounds = json.loads(paths.deps["reports/rlhf.json"].read_text(encoding="utf8"))["metrics"]["bounds"]
     models = {name: paths.deps[f"models/{name}"] for name in MODELS}
     return {
         **measure_text(params, text),
         "bits_per_byte": {name: measure_model(params, text, models[name]) for name in ("base", "policy")},
         "multiple_choice": measure_questions(params, paths.deps["data/clean"], models),
-        **measure_alignment(params, paths),
-        "samples": draw_samples(params, paths.deps["data/clean"], models),
+        **measure_alignment(params, paths, bounds),
+        **measure_recital(params, paths),
+        **model_costs(paths),
+        "samples": draw_samples(params, paths.deps["data/clean"], models, bounds["max_new_tokens"]),
+        "max_new_tokens": bounds["max_new_tokens"],
     }
 
 
@@ -187,53 +190,77 @@ def read_held_out(path: Path) -> Iterator[dict[str, Any]]:
     return ({k: v for k, v in row.items() if k != "split"} for row in iter_rows(path) if row["split"] == "val")
 
 
-def measure_alignment(params: Params, paths: Paths) -> dict[str, Any]:
-    """Reward under two models, length, divergence and costs of sft's and policy's answers."""
+def measure_alignment(params: Params, paths: Paths, bounds: dict[str, Any]) -> dict[str, Any]:
+    """Rewards, length, divergence, costs, refusals and swaps of sft's, policy's and control's answers.
+
+    Args: bounds: what rlhf held the policy to, and how long an answer may be, from its report.
+    """
     tokenizer = Tokenizer.load(paths.deps["models/policy"])
-    sft, policy = (load_model(paths.deps[f"models/{name}"]) for name in ("sft", "policy"))
-    rewards = [RewardModel.load(paths.deps["models/reward"] / part) for part in (".", "second")]
-    room = min(model.config.context for model in (sft, policy, rewards[0].trunk)) - params.max_new_tokens - 1
-    rows = read_held_out(paths.deps["data/clean"] / "preferences.parquet")
-    candidates = [make_prompt(tokenizer, row["prompt"], row["chosen"], row["principle"]) for row in rows]
-    prompts = collect_prompts(candidates, room, params.prompts)
+    models = {name: load_model(paths.deps[f"models/{name}"]) for name in ARMS}
+    first, second = (RewardModel.load(paths.deps["models/reward"] / part) for part in (".", "second"))
+    context = min(models["sft"].config.context, first.trunk.config.context)
+    room = context - bounds["max_new_tokens"] - 1
+    rows = list(read_held_out(paths.deps["data/clean"] / "preferences.parquet"))
+    heads = read_heads(second, tokenizer, rows, context)
+    readable = {name: reading.readable for name, reading in heads.items()}
+    asked = choose_prompts(tokenizer, rows, room, params.prompts, readable)
     require(
-        len(prompts) > 1,
-        f"data/clean holds {len(prompts)} held-out prompts that leave room for an answer of "
-        f"evaluate.max_new_tokens={params.max_new_tokens}: raise clean.holdout or lower it",
+        len(asked.general) > 1,
+        f"data/clean holds {len(asked.general)} held-out prompts that leave room for an answer of "
+        f"rlhf.max_new_tokens={bounds['max_new_tokens']}: raise clean.holdout or lower it",
     )
-    judged = collect_prompts([prompt for prompt in candidates if prompt.principle], room)
-    seed, end = params.base.seed, tokenizer.im_end_id
-    before, after, costly_before, costly_after = (
-        answer_prompts(model, tokenizer, asked, params.max_new_tokens, seed=seed)
-        for asked in (prompts, judged)
-        for model in (sft, policy)
+    said = {}
+    for name, model in track(list(models.items()), "answers"):
+        prompts = list(asked.prompts.values())
+        answers = answer_prompts(model, tokenizer, prompts, bounds["max_new_tokens"], seed=params.base.seed)
+        said[name] = Said.of(asked.prompts, answers.completions, tokenizer)
+    general = {name: one.pick(asked.general) for name, one in said.items()}
+    texts = {name: [one.texts[key] for key in asked.general] for name, one in said.items()}
+    end = tokenizer.im_end_id
+    by_first, by_second, control = (
+        compare_rewards(general["sft"], general[arm], judge, end).metrics()
+        for arm, judge in (("policy", first), ("policy", second), ("control", first))
     )
-    first, second = (compare_rewards(before, after, reward, end).metrics() for reward in rewards)
-    lengths = [sum(answers.lengths) / len(prompts) for answers in (before, after)]
-    costs = {}
-    for principle in PRINCIPLES:
-        require(
-            any(prompt.principle == principle for prompt in judged),
-            f"data/clean holds no held-out prompt of the principle {principle}: raise clean.holdout",
-        )
-        costs[principle] = {
-            **as_metrics(measure_cost(costly_after, rewards[0], end, principle)),
-            "sft": measure_cost(costly_before, rewards[0], end, principle).value,
-            "bound": getattr(params.cost_bounds, principle),
-        }
+    lengths = {name: sum(one.lengths) / len(asked.general) for name, one in general.items()}
+    distinct = {name: measure_distinct(one) for name, one in texts.items()}
     return {
-        "reward": {**first, "second": second},
-        "length": {"sft": lengths[0], "policy": lengths[1], "ratio": lengths[1] / lengths[0]},
-        "kl": {**as_metrics(estimate_divergence(policy, sft, after)), "bound": params.kl_bound},
-        "cost": costs,
+        "reward": {**by_first, "second": by_second, "control": control, **measure_rule(asked, said)},
+        "length": {**lengths, "ratio": lengths["policy"] / lengths["sft"]},
+        "distinct": {**distinct, "ratio": distinct["policy"] / distinct["sft"]},
+        "kl": {
+            **as_metrics(estimate_divergence(models["policy"], models["sft"], general["policy"])),
+            "bound": bounds["kl"],
+        },
+        "answered": measure_refusals(asked, said),
+        "cost": measure_costs(asked, said, heads, second, end, bounds["cost"]),
+        "swap": measure_swaps(models, tokenizer, asked, second, bounds["max_new_tokens"]),
     }
 
 
-def draw_samples(params: Params, clean: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
+def measure_recital(params: Params, paths: Paths) -> dict[str, Any]:
+    """What the policy recites of its training text, against text that it never saw; nothing without such text."""
+    folder, documents = paths.deps["models/policy"], paths.deps["data/clean"] / "documents.parquet"
+    tokenizer = Tokenizer.load(folder)
+    seen, unseen = (draw_passages(documents, tokenizer, split, params.passages) for split in ("train", "val"))
+    if not seen or not unseen:
+        log.warning("data/clean holds no passages long enough: memorisation is not measured")
+        return {}
+    return {"memorisation": measure_memorisation(load_model(folder), seen, unseen).metrics()}
+
+
+def model_costs(paths: Paths) -> dict[str, Any]:
+    """Modelled energy of an answer and of pretraining."""
+    trained = json.loads(paths.deps["reports/pretrain.json"].read_text(encoding="utf8"))["metrics"]
+    config = read_config(paths.deps["models/policy"])
+    energy = model_energy(config, PROMPT_TOKENS, ANSWER_TOKENS, trained["tokens_seen"], trained["steps"])
+    return {"energy": energy}
+
+
+def draw_samples(params: Params, clean: Path, models: dict[str, Path], max_new_tokens: int) -> list[dict[str, Any]]:
     """The first prompts of each kind by hash, answered greedily by every model: nobody chose them."""
     tokenizer = Tokenizer.load(models["base"])
     loaded: dict[str, Transformer] = {name: load_model(folder) for name, folder in models.items()}
-    room = min(model.config.context for model in loaded.values()) - params.max_new_tokens - 1
+    room = min(model.config.context for model in loaded.values()) - max_new_tokens - 1
     by_kind: dict[str, list[Prompt]] = {}
     for row in read_held_out(clean / "conversations.parquet"):
         *messages, last = row["messages"]
@@ -243,7 +270,7 @@ def draw_samples(params: Params, clean: Path, models: dict[str, Path]) -> list[d
     ]
     prompts = [prompt for _, prompt in shown]
     answers = {
-        name: answer_prompts(model, tokenizer, prompts, params.max_new_tokens, temperature=0.0).completions
+        name: answer_prompts(model, tokenizer, prompts, max_new_tokens, temperature=0.0).completions
         for name, model in loaded.items()
     }
     return [

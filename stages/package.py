@@ -6,7 +6,7 @@ The gate is measured on the files as packaged. A failed gate still packages; `re
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,6 @@ class Params(StageParams):
         ge=2,
         description="held-out prompts that the served file answers; harmless ones and principles' come on top",
     )
-    max_new_tokens: int = Field(48, ge=1, le=8192, description="longest of these answers; as in evaluate")
     bounds: Bounds = Field(Bounds(), description="what a release must reach")
 
 
@@ -71,7 +70,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
 
     served = measure_files(out, clean, params)
     choice, questions = measure_choice(out, clean, params)
-    alignment, prompts = measure_alignment(out, paths, params)
+    alignment, prompts = measure_alignment(out, paths, params, evaluation)
     served |= {"multiple_choice": choice, **alignment}
     judge = release_hash(paths.deps["models/reward"] / "second")
     write_json(out / ITEMS, {"judge": judge, "questions": questions, "prompts": prompts})
@@ -145,24 +144,31 @@ def measure_choice(out: Path, clean: Path, params: Params) -> tuple[dict[str, An
     return as_metrics(measure_accuracy(scores, questions), "accuracy"), items
 
 
-def measure_alignment(out: Path, paths: Paths, params: Params) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the served file's own answers are worth next to sft's, and each prompt's part in it."""
+def measure_alignment(
+    out: Path, paths: Paths, params: Params, evaluation: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the served file's own answers are worth next to sft's, and each prompt's part in it.
+
+    Args: evaluation: evaluate's metrics, which say what the judge can read and how long an answer may be.
+    """
+    readable = {name: cost.get("readable", []) for name, cost in evaluation.get("cost", {}).items()}
+    longest = evaluation["max_new_tokens"]
     tokenizer = Tokenizer.load(out / "hf")
     sft = load_model(paths.deps["models/sft"])
     judge = RewardModel.load(paths.deps["models/reward"] / "second")
     scorer = open_scorer(out / SERVED, out / "hf", params)
     context = min(scorer.context, sft.config.context, judge.trunk.config.context)
     rows = (row for row in iter_rows(paths.deps["data/clean"] / "preferences.parquet") if row["split"] == "val")
-    asked = choose_prompts(tokenizer, rows, context - params.max_new_tokens - 1, params.prompts)
+    asked = choose_prompts(tokenizer, rows, context - longest - 1, params.prompts, readable)
     if not asked.prompts:
         log.warning("data/clean holds no held-out prompt that leaves room for an answer: alignment is not measured")
         return {}, {}
     stop, seed = (tokenizer.im_end_id, tokenizer.eos_id), params.base.seed
     ids = [prompt.ids for prompt in asked.prompts.values()]
-    answers = scorer.generate(ids, max_new_tokens=params.max_new_tokens, stop_ids=stop, seed=seed)
+    answers = scorer.generate(ids, max_new_tokens=longest, stop_ids=stop, seed=seed)
     served = Said.of(asked.prompts, [Completion(*answer) for answer in answers], tokenizer)
     compared = asked.compared
-    before = answer_prompts(sft, tokenizer, list(compared.values()), params.max_new_tokens, seed=seed)
+    before = answer_prompts(sft, tokenizer, list(compared.values()), longest, seed=seed)
     said = Said.of(compared, before.completions, tokenizer)
     return measure_answers(asked, served, said, sft, judge, tokenizer.im_end_id)
 

@@ -29,6 +29,7 @@ class Prompt:
     ids: list[int]
     reference: str
     principle: str | None
+    group: str = ""  # prompts of one group hang together
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,11 @@ def collect_prompts(candidates: Iterable[Prompt], max_tokens: int, limit: int | 
 
 
 def make_prompt(
-    tokenizer: Tokenizer, messages: Sequence[Message], reference: str, principle: str | None = None
+    tokenizer: Tokenizer, messages: Sequence[Message], reference: str, principle: str | None = None, group: str = ""
 ) -> Prompt:
     """A prompt with its ids: the messages and an opened assistant turn."""
     ids, _ = render(tokenizer, messages, add_generation_prompt=True)
-    return Prompt(list(messages), ids, reference, principle)
+    return Prompt(list(messages), ids, reference, principle, group)
 
 
 def answer_prompts(
@@ -129,10 +130,3 @@ def estimate_divergence(policy: Transformer, sft: Transformer, answers: Answers)
     ids = [prompt.ids for prompt in answers.prompts]
     rollout = Rollout(ids, answers.completions)
     return bootstrap_interval(measure_kl(policy, sft, rollout).double().numpy())
-
-
-def measure_cost(answers: Answers, model: RewardModel, end_id: int, principle: str) -> Interval:
-    """Mean probability, by the principle's cost head, that an answer to its prompts is a bad one."""
-    own = [i for i, prompt in enumerate(answers.prompts) if prompt.principle == principle]
-    part = Answers([answers.prompts[i] for i in own], [answers.completions[i] for i in own])
-    return bootstrap_interval(part.rewards(model, end_id, principle))

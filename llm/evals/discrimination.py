@@ -17,6 +17,7 @@ from llm.evals.statistics import Floats, Interval, wilson_interval
 CHUNK_ENTRIES = 4_000_000
 BINS = 10
 MIN_AUROC = 0.8
+MIN_GROUPS = 10  # fewer resample to an interval that is too narrow
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # the ends are reached where the data name no temperature
 
 
@@ -66,12 +67,13 @@ def measure_auroc(
 
 
 def measure_pairs(cost_NS: npt.ArrayLike, groups: Sequence[Hashable]) -> Interval | None:
-    """Return the AUROC of a cost over written answers; None where fewer than two groups leave it open.
+    """Return the AUROC of a cost over written answers; None where fewer than MIN_GROUPS groups leave it open.
 
-    Args:    cost_NS: of each pair's good and bad answer, probabilities or logits.  groups: of each pair, resampled whole.
+    Args:    cost_NS: of each pair's good and bad answer, probabilities or logits.
+             groups: of each pair; whole groups are resampled.
     """
     cost_N = np.asarray(cost_NS, dtype=np.float64).ravel()
-    if len(set(groups)) < 2:
+    if len(set(groups)) < MIN_GROUPS:
         return None
     return measure_auroc(cost_N, np.arange(len(cost_N)) % 2 == 1, [group for group in groups for _ in range(2)])
 

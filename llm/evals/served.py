@@ -62,12 +62,24 @@ class Said:
         return Answers([self.answers.prompts[i] for i in rows], [self.answers.completions[i] for i in rows])
 
 
-def choose_prompts(tokenizer: Tokenizer, rows: Iterable[Mapping[str, Any]], max_tokens: int, limit: int) -> Asked:
+def choose_prompts(
+    tokenizer: Tokenizer,
+    rows: Iterable[Mapping[str, Any]],
+    max_tokens: int,
+    limit: int,
+    readable: Mapping[str, Sequence[str]],
+) -> Asked:
     """Return at most `limit` prompts of all kinds by hash, every harmless prompt, and every one of a principle.
 
     Args:    rows: held-out preferences.  max_tokens: longer prompts are left out.
+             readable: of each principle the kinds of prompts whose costs can be read; others are prompts of none.
     """
-    found = [(row["kind"], make_prompt(tokenizer, row["prompt"], row["chosen"], row["principle"])) for row in rows]
+    # A prompt of a principle stands in pairs of other kinds too: those that name the principle come first.
+    ranked = sorted(rows, key=lambda row: row["principle"] is None)
+    found = [
+        (row["kind"], make_prompt(tokenizer, row["prompt"], row["chosen"], name_principle(row, readable), row["group"]))
+        for row in ranked
+    ]
 
     def collect(prompts: list[Prompt], most: int | None = None) -> dict[str, Prompt]:
         kept = collect_prompts(prompts, max_tokens, most)
@@ -78,6 +90,11 @@ def choose_prompts(tokenizer: Tokenizer, rows: Iterable[Mapping[str, Any]], max_
     costly = collect([prompt for _, prompt in found if prompt.principle])
     by_principle = {name: [key for key, one in costly.items() if one.principle == name] for name in PRINCIPLES}
     return Asked(general | harmless | costly, list(general), list(harmless), by_principle)
+
+
+def name_principle(row: Mapping[str, Any], readable: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the principle that a preference's prompt is about, None where its cost cannot be read."""
+    return row["principle"] if row["kind"] in readable.get(row["principle"] or "", ()) else None
 
 
 def measure_answers(

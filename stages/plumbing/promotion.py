@@ -140,7 +140,7 @@ def judge_both(
     )
     model, tokenizer = RewardModel.load(folder), Tokenizer.load(folder)
     rows = (row for row in iter_rows(root / PREFERENCES) if row["split"] == "val")
-    prompts = choose_prompts(tokenizer, rows, model.trunk.config.context - 2, sys.maxsize).prompts
+    prompts = choose_prompts(tokenizer, rows, model.trunk.config.context - 2, sys.maxsize, {}).prompts
     return [{**one, "prompts": judge_again(one["prompts"], prompts, model, tokenizer)} for one in items]
 
 

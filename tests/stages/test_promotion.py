@@ -192,7 +192,7 @@ def test_one_judge_judges_both(project: Path):
     (project / "data/clean").mkdir(parents=True)
     write_rows(project / "data/clean/preferences.parquet", Preference, [row], {"g": "val"})
 
-    ((key, asked),) = choose_prompts(tokenizer, [asdict(row)], 60, 10).prompts.items()
+    ((key, asked),) = choose_prompts(tokenizer, [asdict(row)], 60, 10, {}).prompts.items()
     item = {"principle": "justice", "cost": 0.5, "reward": 9.0}
     ours = {"prompts": {key: {**item, "answer": "I do."}, "gone": {**item, "answer": ""}}, "questions": {}}
     theirs = {"prompts": {key: {**item, "answer": "Nobody does."}}, "questions": {}}
