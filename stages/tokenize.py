@@ -51,7 +51,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         require(counts[split]["tokens"] > 0, f"data/clean holds no {split} text: add sources or change clean.holdout")
         # A folder of its own: pretrain must not run again because a conversation changed.
         chats[split] = write_chats(
-            paths.outs["data/chats"], split, iter_split(talks, split, ["id", "kind", "messages"]), tokenizer
+            paths.outs["data/chats"], split, iter_split(talks, split, ["id", "kind", "messages", "weights"]), tokenizer
         )
     totals = {source: sum(size for (name, _), size in sizes.items() if name == source) for source, _ in sizes}
     sample = sample_sources(documents, totals, params.fertility_bytes)

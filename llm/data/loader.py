@@ -14,6 +14,7 @@ from torch import Tensor
 from llm.config import require
 
 IGNORE = -100
+Row = tuple[list[int], list[float]]  # as `llm.data.chat.render` gives it
 T = TypeVar("T")
 
 
@@ -21,11 +22,13 @@ class Batch(NamedTuple):
     """tokens_BT int64, targets_BT int64 with IGNORE (-100) where nothing is learned.
 
     segments_BT: int64 numbers of the documents of a window, where attention is confined to documents; else None.
+    weights_BT: fp32, how much each target counts, 0 where nothing is learned; None where all count the same.
     """
 
     tokens: Tensor
     targets: Tensor
     segments: Tensor | None = None
+    weights: Tensor | None = None
 
     def split(self, rows: int) -> Iterator["Batch"]:
         """Yield the batch in parts of at most `rows` rows."""
@@ -99,11 +102,12 @@ class ConversationLoader:
 
     GROUP = 8  # batches that are sorted by length together
 
-    def __init__(self, rows: Sequence[tuple[list[int], list[int]]], batch_size: int, seed: int, pad_id: int):
+    def __init__(self, rows: Sequence[Row], batch_size: int, seed: int, pad_id: int):
         require(len(rows) >= batch_size, f"{len(rows)} conversations are fewer than sft.batch_size={batch_size}")
         self.rows, self.batch_size, self.seed, self.pad_id = rows, batch_size, seed, pad_id
         self.batches_per_epoch = len(rows) // batch_size
         self.lengths = tuple(len(ids) for ids, _ in rows)
+        self.tokens_per_step = sum(self.lengths) / len(rows) * batch_size
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step."""
@@ -115,17 +119,82 @@ class ConversationLoader:
         return _length_grouped(self.lengths, self.batch_size, self.seed, epoch)[place]
 
 
-def pad_batch(rows: Sequence[tuple[list[int], list[int]]], pad_id: int) -> Batch:
-    """Return (ids, mask) rows right-padded to the longest; a target counts where its token's mask is 1."""
-    width = max(len(ids) for ids, _ in rows) - 1
-    tokens = torch.full((len(rows), width), pad_id)
-    targets = torch.full((len(rows), width), IGNORE)
-    for row, (ids, mask) in enumerate(rows):
-        n = len(ids) - 1
-        tokens[row, :n] = torch.tensor(ids[:-1])
-        learned = torch.tensor(ids[1:])
-        targets[row, :n] = torch.where(torch.tensor(mask[1:]) == 1, learned, IGNORE)
-    return Batch(tokens, targets)
+class PackedLoader:
+    """Batches of rows of one width, filled with whole conversations that do not see one another.
+
+    What is packed together is settled once, by the seed; each epoch visits every row once, in a new order. Positions
+    count on through a row: RoPE turns by differences alone, so confined attention is as good as a restart.
+    """
+
+    def __init__(self, rows: Sequence[Row], width: int, batch_size: int, seed: int, pad_id: int):
+        self.rows, self.width, self.batch_size, self.seed, self.pad_id = rows, width, batch_size, seed, pad_id
+        lengths = [len(ids) - 1 for ids, _ in rows]  # the last token is a target only
+        self.packs = pack_lengths(lengths, width, seed)
+        self.batches_per_epoch = len(self.packs) // batch_size
+        require(
+            self.batches_per_epoch >= 1,
+            f"{len(rows)} conversations fill {len(self.packs)} rows, fewer than sft.batch_size={batch_size}",
+        )
+        self.tokens_per_step = sum(lengths) / len(self.packs) * batch_size
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        packs = [[self.rows[i] for i in pack] for pack in self._packs(step)]
+        return join_rows(packs, self.width, self.pad_id)._replace(segments=self._segments(packs))
+
+    def chosen(self, step: int) -> list[int]:
+        """Return the numbers of the conversations of a step."""
+        return [i for pack in self._packs(step) for i in pack]
+
+    def _packs(self, step: int) -> list[list[int]]:
+        epoch, place = divmod(step, self.batches_per_epoch)
+        order = epoch_order(len(self.packs), self.seed, epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        return [self.packs[int(i)] for i in order]
+
+    def _segments(self, packs: Sequence[Sequence[Row]]) -> Tensor:
+        """Return the number of each token's conversation in its row; the padding is one of its own."""
+        segments = torch.zeros(len(packs), self.width, dtype=torch.int64)
+        for row, pack in zip(segments, packs, strict=True):
+            starts = np.cumsum([len(ids) - 1 for ids, _ in pack])
+            row[starts[starts < self.width]] = 1
+        return segments.cumsum(1)
+
+
+def pack_lengths(lengths: Sequence[int], width: int, seed: int) -> list[list[int]]:
+    """Return the numbers of what shares a row of `width`: best fit, the longest first, equals in seeded order."""
+    order = sorted(epoch_order(len(lengths), seed, 0).tolist(), key=lambda i: -lengths[i])
+    packs: list[list[int]] = []
+    by_room: dict[int, list[int]] = {}  # free tokens -> packs
+    for i in order:
+        assert 0 < lengths[i] <= width, f"{lengths[i]} tokens in a row of {width}"
+        room = next((room for room in range(lengths[i], width + 1) if by_room.get(room)), None)
+        if room is None:
+            packs.append([])
+        place = len(packs) - 1 if room is None else by_room[room].pop()
+        packs[place].append(i)
+        by_room.setdefault((width if room is None else room) - lengths[i], []).append(place)
+    return packs
+
+
+def pad_batch(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Return rows right-padded to the longest."""
+    return join_rows([[row] for row in rows], max(len(ids) for ids, _ in rows) - 1, pad_id)
+
+
+def join_rows(packs: Sequence[Sequence[Row]], width: int, pad_id: int) -> Batch:
+    """Return rows of (ids, weights) one after the other, right-padded; a target counts where its weight is not 0."""
+    tokens = torch.full((len(packs), width), pad_id)
+    targets = torch.full((len(packs), width), IGNORE)
+    weights = torch.zeros(len(packs), width)
+    for row, pack in enumerate(packs):
+        start = 0
+        for ids, weights_of in pack:
+            place = slice(start, start := start + len(ids) - 1)
+            tokens[row, place] = torch.tensor(ids[:-1])
+            weights[row, place] = torch.tensor(weights_of[1:], dtype=torch.float32)
+            targets[row, place] = torch.where(weights[row, place] > 0, torch.tensor(ids[1:]), IGNORE)
+    all_same = bool((weights == (targets != IGNORE)).all())
+    return Batch(tokens, targets, None, None if all_same else weights)
 
 
 @lru_cache(maxsize=2)

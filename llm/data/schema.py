@@ -41,15 +41,23 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages of `role` and `content` in turn; the last one is the assistant's."""
+    """Messages of `role` and `content` in turn; the last one is the assistant's.
+
+    `weights`: how much each of the assistant's messages counts in the loss, in turn; None where all are 1.
+    """
 
     id: str
     group: str
     source: str
     kind: str
     messages: list[Message]
+    weights: list[float] | None = None
     schema: ClassVar[pa.Schema] = pa.schema(
-        [*((name, pa.string()) for name in ("id", "group", "source", "kind")), ("messages", _MESSAGES)]
+        [
+            *((name, pa.string()) for name in ("id", "group", "source", "kind")),
+            ("messages", _MESSAGES),
+            ("weights", pa.list_(pa.float64())),
+        ]
     )
 
 

@@ -28,6 +28,14 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# The same text, with transformers' own mark on what the assistant says (`return_assistant_tokens_mask`). Not for GGUF
+# files: some of their readers compile the template with a plain Jinja, which refuses a file with that tag.
+MARKED_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 class Tokenizer:
@@ -63,7 +71,7 @@ class Tokenizer:
         eos, _, end = SPECIAL_TOKENS
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "chat_template": CHAT_TEMPLATE,
+            "chat_template": MARKED_TEMPLATE,
             "eos_token": end,
             "pad_token": eos,
             "bos_token": None,

@@ -34,6 +34,7 @@ class LocalEngine:
         self.optimiser = Optimiser(model, config)
         self.device = next(model.parameters()).device
         self.rows = getattr(config, "micro_batch", None) or 1 << 30
+        self.kept: dict[str, Tensor] = {}  # master weights that the run returns to at its end
         if getattr(config, "checkpoint_activations", False):
             for block in model.blocks:
                 block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -46,7 +47,7 @@ class LocalEngine:
 
     def step(self, batch: Batch, lr_scale: float) -> dict[str, Tensor | float]:
         batch = batch.to(self.device)
-        count = count_targets(batch.targets)
+        count = count_targets(batch.targets, batch.weights)
         total = torch.zeros((), device=self.device)
         for part in batch.split(self.rows):
             loss = model_loss(self.model, part, count)
@@ -56,17 +57,31 @@ class LocalEngine:
         return {"loss": total, "grad": self.optimiser.step(lr_scale, total)}
 
     def save(self, folder: Path, step: int, extra: dict[str, Any], keep: int) -> None:
-        save_checkpoint(folder, step, self.optimiser.state(), extra, keep)
+        save_checkpoint(folder, step, self.optimiser.state() | self.kept, extra, keep)
 
     def load(self, folder: Path, fits: Callable[[int, dict[str, Any]], bool]) -> tuple[int, dict[str, Any]] | None:
         if (found := load_checkpoint(folder, fits)) is None:
             return None
         step, state, extra = found
         self.optimiser.load(state)
+        self.kept = {key: tensor for key, tensor in state.items() if key.startswith("kept.")}
         return step, extra
 
     def agree(self, wish: bool) -> bool:
         return wish
+
+    def keep_weights(self) -> None:
+        """Hold the present weights, to return to."""
+        pairs = zip(self.optimiser.names, self.optimiser.masters, strict=True)
+        self.kept = {f"kept.{name}": master.detach().clone() for name, master in pairs}
+
+    def return_to_kept(self) -> None:
+        """Take the weights held, if any."""
+        with torch.no_grad():
+            for name, master in zip(self.optimiser.names, self.optimiser.masters, strict=True):
+                if self.kept:
+                    master.copy_(self.kept[f"kept.{name}"])
+        self.optimiser.write_back()
 
     def restore_masters(self) -> None:
         """Turn the model into fp32 with the master weights, for saving."""
@@ -77,10 +92,10 @@ class LocalEngine:
 
 
 def model_loss(model: Transformer, batch: Batch, count: Tensor | None = None) -> Tensor:
-    """Return the mean next-token loss of a batch; `count` divides instead of its number of learned targets."""
+    """Return the mean next-token loss of a batch; `count` divides instead of what its targets count."""
     head = model.embedding if model.head is None else model.head
     hidden = model(batch.tokens, segments_BT=batch.segments)
-    return next_token_loss(hidden, head.weight, batch.targets, count=count)
+    return next_token_loss(hidden, head.weight, batch.targets, count=count, weights_BT=batch.weights)
 
 
 @torch.no_grad()
@@ -90,7 +105,7 @@ def evaluate_loss(model: Transformer, batches: Sequence[Batch]) -> float | None:
     device = next(model.parameters()).device
     for batch in batches:
         batch = batch.to(device)
-        learned = float((batch.targets != IGNORE).sum())
+        learned = float((batch.targets != IGNORE).sum() if batch.weights is None else batch.weights.sum())
         total += float(model_loss(model, batch)) * learned
         count += learned
     return round(total / count, 5) if count else None

@@ -19,6 +19,7 @@ from torch import Tensor
 from llm.config import Base, ConfigError
 from llm.data.loader import prefetch
 from llm.train.checkpoint import keep_only
+from llm.train.early_stop import EarlyStop
 from llm.train.meter import Meter, profile_steps
 from llm.train.optimiser import NonFiniteError
 from llm.train.schedule import ScheduleConfig, count_stable_steps, is_prefix, lr_scale
@@ -74,45 +75,62 @@ def train(
     meter: Meter | None = None,
     documents_of: Callable[[int], Sequence[str]] = lambda step: (),
     on_log: Callable[[dict[str, float]], None] | None = None,
+    held_out: EarlyStop | None = None,
 ) -> Trained:
-    """Run or resume `config.steps` steps.
+    """Run or resume `config.steps` steps, fewer where the held-out loss says stop.
 
     Args:    batch_of: the batch of a step, a pure function.  scratch: where checkpoints live; None keeps none.
              meter: rates for the log lines.  documents_of: ids of what a step reads, for the error that stops there.
-             on_log: told of each point of the learning curve.
+             on_log: told of each point of the learning curve.  held_out: asked after each step.
     Returns: the whole learning curve, also what earlier processes took part in.
     Raises:  ConfigError: a loss or gradient that is no number, or too little memory.  SystemExit: after SIGTERM,
              when the step has ended and a checkpoint is written; KeyboardInterrupt likewise.
     """
-    first, trace = resume(engine, config, scratch)
+    first, trace = resume(engine, config, scratch, held_out)
     branch = count_stable_steps(config.steps, config)
+    last = first if held_out is not None and held_out.stopped else config.steps
     meter = meter or Meter(config.steps, base)
     meter.start(first)
     saved_at = time.monotonic()
     with listen_for_stop() as stop, profile_steps(first, scratch) as next_step:
-        for step, batch in prefetch(batch_of, first, config.steps):
+        for step, batch in prefetch(batch_of, first, last):
             with explained(step, documents_of):
                 values = engine.step(batch, scale := lr_scale(step, config.steps, config))
             done, lr = step + 1, config.lr * scale
             meter.tick(done, lr, values)
-            if done % config.log_every == 0 or done == config.steps:
+            ended = ask(held_out, done) or done == config.steps
+            if done % config.log_every == 0 or ended:
                 rounded = {name: round(float(value), 5) for name, value in values.items()}
                 trace.append({"step": done, "lr": lr, **rounded})
                 if on_log is not None:
                     on_log(trace[-1])
-            due = done % config.checkpoint_every == 0 or done in (branch, config.steps) or bool(stop)
+            due = done % config.checkpoint_every == 0 or done == branch or ended or bool(stop)
             due = due or time.monotonic() - saved_at > 60 * config.checkpoint_minutes
             if scratch is not None and engine.agree(due):
-                engine.save(scratch, done, {"trace": trace, "schedule": describe_schedule(config)}, branch)
+                curve = [] if held_out is None else held_out.curve
+                extra = {"trace": trace, "schedule": describe_schedule(config), "held_out": curve}
+                engine.save(scratch, done, extra, branch)
                 saved_at = time.monotonic()
             if stop:
                 raise stop.exception()
+            if ended:
+                break
             next_step()
     return Trained(trace, meter.cost())
 
 
-def resume(engine: Engine[B], config: LoopConfig, scratch: Path | None) -> tuple[int, Trace]:
-    """Return the step and learning curve to go on from.
+def ask(held_out: EarlyStop | None, done: int) -> bool:
+    """Return whether the held-out loss says stop after step `done`."""
+    if held_out is None:
+        return False
+    held_out.observe(done)
+    return held_out.stopped
+
+
+def resume(
+    engine: Engine[B], config: LoopConfig, scratch: Path | None, held_out: EarlyStop | None = None
+) -> tuple[int, Trace]:
+    """Return the step and learning curve to go on from; `held_out` takes its own curve over.
 
     A checkpoint fits when the rates of its steps are those of this run: one from the decay of a shorter run does not.
     """
@@ -124,6 +142,8 @@ def resume(engine: Engine[B], config: LoopConfig, scratch: Path | None) -> tuple
     if scratch is None or (found := engine.load(scratch, fits)) is None:
         return 0, []
     step, extra = found
+    if held_out is not None:
+        held_out.curve = extra["held_out"]
     length = extra["schedule"]["steps"]
     log.info("resumed at step %d%s", step, "" if length == config.steps else f" of a run of {length} steps")
     return step, extra["trace"]

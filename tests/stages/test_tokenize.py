@@ -126,7 +126,7 @@ def test_sft_reads_what_it_would_render(clean: Path, done: tuple[Path, dict[str,
             continue
         copies = {"smalltalk": 4, "principle": 2}.get(row["kind"], 1) if row["split"] == "train" else 1
         expected[row["split"]] += [pair] * copies
-    rows, names, left_out = sft.read_conversations(done[0] / "data/chats", params)
+    rows, names, left_out = sft.read_conversations(done[0] / "data/chats", params.max_len_tokens, params.repeat)
     assert rows == expected
     assert left_out == too_long > 0
     ours, theirs = (ConversationLoader(one["train"], 8, 7, tokenizer.eos_id) for one in (rows, expected))

@@ -7,9 +7,10 @@ answers (ties too) and single answers labelled good or bad.
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from llm.data.rows.cells import Cells, read_scalar, show
-from llm.data.rows.turns import check_messages, is_talk, read_messages, say, split_reply
+from llm.data.rows.turns import check_messages, is_talk, read_messages, read_weights, say, split_reply
 from llm.data.schema import BadRecord, Conversation, Message, Preference, hash_id
 
 # Kinds of records, which the training stages weigh: several turns or one, and pairs from outside.
@@ -23,8 +24,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 def read_chat(row: Cells) -> list[Conversation | Preference]:
     """Return a chat of messages or turns, with the row's system prompt in front."""
-    messages = read_messages(row.values["messages"], row.names["messages"])
-    return [build_conversation(row, CHAT, _instruct(row, messages))]
+    talk = row.values["messages"], row.names["messages"]
+    made = build_conversation(row, CHAT, _instruct(row, read_messages(*talk)))
+    return [replace(made, weights=read_weights(*talk))]
 
 
 def read_choices(row: Cells) -> list[Conversation | Preference]:

@@ -19,6 +19,7 @@ ROLES = {
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "tool_call", "tool_response", "ipython")
 ROLE_KEYS = ("role", "from", "speaker")
 CONTENT_KEYS = ("content", "value", "text")
+MAX_WEIGHT = 10
 # Each pattern is anchored, or begins with letters that do not repeat: a text of a million newlines costs one pass.
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
 _TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -54,11 +55,7 @@ def read_messages(value: object, name: str) -> list[Message]:
 
     A blank system prompt is none.
     """
-    if isinstance(value, str) and _JSON.match(value):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise BadRecord("bad_json", f"{show(name)} is not a list of messages in JSON") from None
+    value = _parse(value, name)
     if isinstance(value, str) and _TRANSCRIPT.match(value):
         return split_transcript(read_string(value, name))
     if isinstance(value, Mapping):
@@ -69,6 +66,29 @@ def read_messages(value: object, name: str) -> list[Message]:
         raise BadRecord("no_messages", f"{show(name)} is an empty list")
     messages = [_read_message(one) for one in value]
     return [one for one in messages if one["role"] != "system" or one["content"].strip()]
+
+
+def read_weights(value: object, name: str) -> list[float] | None:
+    """Return the `weight` of each of the assistant's messages, of what `read_messages` has read; None: all are 1.
+
+    OpenAI's fine-tuning format has 0 or 1 there; any number from 0 to 10 is taken.
+    """
+    value = _parse(value, name)
+    messages = [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+    if all(one.get("weight") is None for one in messages):
+        return None
+    weights = []
+    for one, read in zip(messages, map(_read_message, messages), strict=True):
+        weight = one.get("weight")
+        if weight is not None and read["role"] != "assistant":
+            raise BadRecord("bad_weight", f"a message of the {read['role']} has one; only the assistant's can")
+        if weight is not None and not _is_weight(weight):
+            raise BadRecord("bad_weight", f"{show(weight)}: expected a number from 0 to {MAX_WEIGHT}")
+        if read["role"] == "assistant":
+            weights.append(1.0 if weight is None else float(weight))
+    if not any(weights):
+        raise BadRecord("nothing_to_learn", "every answer has the weight 0")
+    return None if all(weight == 1 for weight in weights) else weights
 
 
 def split_transcript(text: str) -> list[Message]:
@@ -83,6 +103,20 @@ def check_messages(messages: Sequence[Message], empty: str) -> None:
     for number, message in enumerate(messages, 1):
         if not message["content"].strip():
             raise BadRecord(empty, f"message {number} of {len(messages)} ({message['role']}) is blank")
+
+
+def _parse(value: object, name: str) -> object:
+    """Return a list of messages that stands as JSON in a string; other values as they are."""
+    if not isinstance(value, str) or not _JSON.match(value):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise BadRecord("bad_json", f"{show(name)} is not a list of messages in JSON") from None
+
+
+def _is_weight(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_WEIGHT  # so not NaN
 
 
 def _read_message(one: object) -> Message:

@@ -289,6 +289,40 @@ def test_refused_rows_say_why(reason: str, row: Any) -> None:
     assert caught.value.detail
 
 
+def weigh(*weights: Any) -> dict[str, Any]:
+    """Return a talk of as many answers, the first asked by a user who follows a system prompt."""
+    return {"messages": [{"role": "system", "content": " "}, ASK, *({**REPLY, "weight": one} for one in weights), ASK]}
+
+
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        (weigh(0, 1), [0, 1]),  # OpenAI's fine-tuning format
+        (weigh(0.1, None, 10), [0.1, 1, 10]),
+        ({"messages": json.dumps(weigh(2.5)["messages"])}, [2.5]),
+        (weigh(1, 1.0), None),
+        (weigh(None), None),
+    ],
+)
+def test_weights_of_answers(row: Any, expected: Any) -> None:
+    (record,) = read(row)
+    assert record.weights == expected
+    assert [one.keys() for one in record.messages] == [{"role", "content"}] * len(record.messages)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 10.1, True, "1", float("nan"), float("inf"), 10**400, [1]])
+def test_other_weights_are_refused(weight: Any) -> None:
+    with pytest.raises(BadRecord, match="bad_weight: .*from 0 to 10"):
+        read(weigh(1, weight))
+
+
+def test_weights_that_teach_nothing_or_of_a_user_are_refused() -> None:
+    with pytest.raises(BadRecord, match="bad_weight: a message of the user has one"):
+        read({"messages": [{**ASK, "weight": 1}, REPLY]})
+    with pytest.raises(BadRecord, match="nothing_to_learn"):
+        read(weigh(0, 0.0))
+
+
 def test_the_columns_can_be_named_and_the_kind_too() -> None:
     row = {"context": "Named text.", "text": "other", "q": "Why?", "a": "So."}
     assert [one.text for one in read(row, columns={"text": "context"})] == ["Named text."]

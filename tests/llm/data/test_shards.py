@@ -1,5 +1,6 @@
 """Shards hold every token once, and know where each document or conversation ends."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,6 +145,32 @@ def test_conversations_come_back_as_they_are_rendered(tmp_path: Path, tokenizer:
     assert counts["tokens"] == len(chats.shard.tokens) == len(chats.mask) == sum(len(ids) for ids, _ in rendered)
     assert counts["learned"] == chats.mask.sum() == sum(sum(mask) for _, mask in rendered)
     assert chats.shard.segments(0, int(chats.shard.offsets[2])).max() == 1
+
+
+def test_weights_come_back_exactly_and_only_where_there_are_any(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    turns = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+    plain = {"id": "a", "kind": "qa", "messages": turns, "weights": None}
+    write_chats(tmp_path / "none", "train", [plain, plain], tokenizer)
+    write_chats(tmp_path / "zero", "train", [plain, {**plain, "weights": [0.0, 1.0]}], tokenizer)
+    write_chats(tmp_path / "some", "train", [plain, {**plain, "weights": [0.1, 7.25]}], tokenizer)
+    names = ("none", "zero", "some")
+    none, zero, some = (json.loads((tmp_path / name / "meta.json").read_text())["train"] for name in names)
+    assert [one.get("weights") for one in (none, zero, some)] == [None, None, [0, 1, 0.1, 7.25]]
+    assert zero["learned"] < none["learned"] == some["learned"]
+    _, alike = open_chats(tmp_path / "none", "train").row(1)
+    ids, weights = open_chats(tmp_path / "some", "train").row(1)
+    assert open_chats(tmp_path / "some", "train").row(0) == (ids, alike)
+    said = [one for one, same in zip(weights, alike, strict=True) if same]
+    assert said == [0.1] * (len(said) // 2) + [7.25] * (len(said) // 2)
+    assert not any(one for one, same in zip(weights, alike, strict=True) if not same)
+
+
+def test_too_many_different_weights_are_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    turns = [{"role": role, "content": role} for role in ("user", "assistant")]
+    talks = [{"id": "a", "kind": "qa", "messages": turns, "weights": [n / 100]} for n in range(2, 258)]
+    with pytest.raises(ConfigError, match="over 254 weights"):
+        write_chats(tmp_path, "train", talks, tokenizer)
+    assert write_chats(tmp_path, "train", talks[:-1], tokenizer)["conversations"] == 255  # 1.0 is among them
 
 
 def test_a_split_without_conversations_opens(tmp_path: Path, tokenizer: Tokenizer) -> None:

@@ -82,6 +82,42 @@ def test_loss_without_targets_is_zero():
     assert next_token_loss(hidden, weight, torch.full((1, 3), IGNORE)) == 0.0
 
 
+@pytest.mark.parametrize("chunk", [7, 1024])
+def test_weighted_loss_and_gradients_equal_torch(chunk):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(2, 10, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 50, (2, 10), generator=generator)
+    weights = torch.rand(2, 10, generator=generator) * 10
+    targets[0, :4], weights[0, :4] = IGNORE, 0
+    nll = F.cross_entropy((hidden @ weight.T).flatten(0, 1), targets.flatten().clamp(min=0), reduction="none")
+    expected = (nll * weights.flatten()).sum() / weights.sum()
+    wanted = torch.autograd.grad(expected, (hidden, weight))
+    got = next_token_loss(hidden, weight, targets, chunk, weights_BT=weights)
+    assert torch.allclose(got, expected, rtol=1e-6)
+    for mine, theirs in zip(torch.autograd.grad(got, (hidden, weight)), wanted, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+    # negative control: without the weights it is another loss
+    assert abs(next_token_loss(hidden, weight, targets) - expected) > 1e-2
+
+
+def test_equal_weights_are_no_weights_and_parts_of_a_batch_add_up():
+    batch = pad_batch([([3, 4, 5, 6], [0, 0, 1, 1]), ([7, 8, 9], [0, 1, 1]), ([3, 5], [0, 1])], 0)
+    model = make_model()
+    double = batch._replace(weights=2.0 * (batch.targets != IGNORE))
+    assert torch.allclose(model_loss(model, double), model_loss(model, batch), rtol=1e-6)
+    weighted = batch._replace(weights=torch.tensor([[0, 0.5, 0.5], [3, 3, 0], [0.25, 0, 0]]))
+    whole, parts = (
+        LocalEngine(make_model(), CONFIG.model_copy(update={"micro_batch": rows})).step(weighted, 1.0)
+        for rows in (None, 1)
+    )
+    assert float(parts["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-6)
+    assert float(parts["grad"]) == pytest.approx(float(whole["grad"]), rel=1e-5)
+    alone = [evaluate_loss(model, [part._replace(weights=None)]) for part in weighted.split(1)]
+    assert float(whole["loss"]) == pytest.approx((alone[0] + 6 * alone[1] + 0.25 * alone[2]) / 7.25, abs=1e-5)
+    assert evaluate_loss(model, [weighted]) == pytest.approx(float(whole["loss"]), abs=1e-5)
+
+
 def test_schedule_by_hand():
     config = ScheduleConfig(warmup_steps=2, decay=0.5)
     # 10 steps: two of warm-up, three stable, five of decay that end at a fifth

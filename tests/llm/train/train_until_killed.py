@@ -17,13 +17,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from llm.config import Base
-from llm.data.loader import ConversationLoader, WindowLoader
+from llm.data.loader import PackedLoader, WindowLoader
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
 from llm.rl.pairs import Pair, plan_batches
 from llm.rl.reward_model import RewardModel
 from llm.rl.reward_training import RewardConfig, RewardEngine, train_reward_model
-from llm.train.local import LocalEngine, TrainConfig
+from llm.train.early_stop import EarlyStop, EarlyStopConfig
+from llm.train.local import LocalEngine, TrainConfig, evaluate_loss
 from llm.train.loop import train
 
 SHAPE = ModelConfig(
@@ -56,10 +57,16 @@ def run_stage(stage: str, scratch: Path, steps: int = STEPS, checkpoint_every: i
     loader: Any = WindowLoader(draw_tokens(4000, 0), 32, 4, 1)
     if stage == "sft":
         rows = [(draw_tokens(8 + n % 9, n).tolist(), [0] * 4 + [1] * (4 + n % 9)) for n in range(50)]
-        loader = ConversationLoader(rows, 4, 1, 0)
+        loader = PackedLoader(rows, 32, 4, 1, 0)
     model = make_model().to(BASE.torch_dtype)
     engine = LocalEngine(model, config)
-    train(engine, loader.batch, config, BASE, scratch)
+    watch = None
+    if stage == "sft":
+        held_out = [loader.batch(9)]
+        early = EarlyStopConfig(eval_every=5, patience=steps)
+        watch = EarlyStop(early, steps, lambda: evaluate_loss(model, held_out), engine.keep_weights)
+    train(engine, loader.batch, config, BASE, scratch, held_out=watch)
+    engine.return_to_kept()
     engine.restore_masters()
     return model
 
