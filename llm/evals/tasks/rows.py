@@ -143,8 +143,9 @@ def _read_behaviour(row: Row) -> Parts:
 
 
 def _read_choices(row: Row) -> Parts:
-    row = {name: _parse_list(value) if name in ("options", "choices") else value for name, value in row.items()}
-    cells = find_cells(dict(row), "", "", 0, _CHOICES)
+    lists = ("options", "choices")
+    listed: dict[object, object] = {name: _parse_list(row[name]) if name in lists else row[name] for name in row}
+    cells = find_cells(listed, "", "", 0, _CHOICES)
     labels, options = read_options(cells)
     right = find_option(cells.values["label"], labels, options)
     question, context = cells.text("question", "empty"), cells.optional("context")
