@@ -50,15 +50,16 @@ WORKED_TOKENS, SHORT_TOKENS = 256, 32  # room for an answer that is worked out, 
 
 def read_items(row: Row) -> Parts:
     """Return the items of a row. Raises BadRecord: it is none, and why."""
-    cells = {_simplify(name): value for name, value in row.items() if value is not None and value != ""}
+    filled = {str(name): value for name, value in row.items() if value is not None and value != ""}
+    cells = filled | {_simplify(name): value for name, value in filled.items()}
     for needs, read in FAMILIES:
         if needs <= cells.keys():
             return read(cells)
-    raise BadRecord("unknown_columns", f"{', '.join(sorted(map(ascii, cells)))[:200]}; expected {EXPECTED}")
+    raise BadRecord("unknown_columns", f"{', '.join(map(ascii, filled))[:200]}; expected {EXPECTED}")
 
 
-def _simplify(name: object) -> str:
-    return str(name).strip().removeprefix("\ufeff").lower().replace(" ", "_")
+def _simplify(name: str) -> str:
+    return name.strip().removeprefix("\ufeff").lower().replace(" ", "_")
 
 
 def _text(row: Row, column: str) -> str:
@@ -237,6 +238,7 @@ FAMILIES: list[tuple[frozenset[str], Callable[[Row], Parts]]] = [
         (("question", "best_answer", "incorrect_answers"), _read_truthful_table),
         (("question", "answer_matching_behavior", "answer_not_matching_behavior"), _read_behaviour),
         (("ans0", "ans1", "label"), _read_choices),
+        (("question", "a", "b", "answer"), _read_choices),
         (("options",), _read_choices),
         (("choices",), _read_choices),
         (("endings",), _read_choices),
