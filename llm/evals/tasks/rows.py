@@ -8,7 +8,7 @@
 | answer_matching_behavior and its opposite | model-written evaluations | choice: the share that matches |
 | ans0, ans1, ...; question, options or choices, answer or label | BBQ, MMLU, ARC, any | choice |
 | input, target | BBH | choice where the answer is yes or no or the options are listed, else generation |
-| given_info, question, answer | CLadder | as BBH |
+| given_info, question, answer; prompt, label (yes or no) | CLadder | as BBH |
 | prompt, canonical_solution | HumanEval | passage: code is never run here |
 | question or prompt, answer (and `regex` that finds it) | GSM8K, any | generation |
 | text | any | passage |
@@ -174,6 +174,13 @@ def _read_cladder(row: Row) -> Parts:
     return [("", _answer(_text(row, "question"), _text(row, "answer").strip(), context))]
 
 
+def _read_verdict(row: Row) -> Parts:
+    label = _text(row, "label").strip()
+    if label.casefold() not in _OPPOSITES:
+        raise BadRecord("unknown_label", f"{label!r}: expected yes or no beside a prompt")
+    return [("", _answer(_text(row, "prompt"), label))]
+
+
 def _answer(question: str, target: str, context: str = "") -> Item:
     """A choice between listed options or between yes and no, else a short free answer."""
     if listed := _LISTED.search(question):
@@ -245,6 +252,7 @@ FAMILIES: list[tuple[frozenset[str], Callable[[Row], Parts]]] = [
         (("input", "target"), _read_bbh),
         (("given_info", "question", "answer"), _read_cladder),
         (("prompt", "canonical_solution"), _read_code),
+        (("prompt", "label"), _read_verdict),
         (("question", "answer"), _read_answer),
         (("prompt", "answer"), _read_answer),
         (("text",), _read_text),

@@ -13,7 +13,7 @@ items), nats per token and bits per byte.
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -212,17 +212,21 @@ def _cut_windows(head: Ids, tail: Ids, limit: int) -> list[tuple[Ids, int]]:
 
 def _run_generations(model: Model, items: list[Generation], shown: list[list[Item]], chat: bool) -> list[Scored]:
     outputs: dict[str, str] = {}
+    cut: set[str] = set()
     for room in sorted({item.max_new_tokens for item in items}):
         rows = [(item, examples) for item, examples in zip(items, shown, strict=True) if item.max_new_tokens == room]
         fit = min(room, model.limit // 2)  # half the context is left to the question
-        prompts = [model.encode_prompt(write_prompt(*row, chat))[-(model.limit - 1 - fit) :] for row in rows]
-        answers = model.answer(prompts, fit)
+        most = model.limit - 1 - fit
+        prompts = [model.encode_prompt(write_prompt(*row, chat)) for row in rows]
+        cut |= {item.id for (item, _), ids in zip(rows, prompts, strict=True) if len(ids) > most}
+        answers = model.answer([ids[-most:] for ids in prompts], fit)
         outputs |= {item.id: answer for (item, _), answer in zip(rows, answers, strict=True)}
     scored = []
     for item, examples in zip(items, shown, strict=True):
         output = outputs[item.id] if chat else outputs[item.id].partition("\nQ:")[0]
         right = extract_answer(output, item.extract) == item.answer
-        scored.append(_describe(item, {"exact_match": (float(right), 1.0)}, [], examples, output))
+        one = _describe(item, {"exact_match": (float(right), 1.0)}, [], examples)
+        scored.append(replace(one, output=output, truncated=item.id in cut))
     return scored
 
 
@@ -231,7 +235,6 @@ def _describe(
     measures: dict[str, tuple[float, float]],
     rows: Sequence[_Likelihood],
     examples: Sequence[Item],
-    output: str | None = None,
 ) -> Scored:
     return Scored(
         item.id,
@@ -240,8 +243,7 @@ def _describe(
         item.group,
         [row.logprob for row in rows],
         [row.num_tokens for row in rows],
-        output,
-        any(row.truncated for row in rows),
+        truncated=any(row.truncated for row in rows),
     )
 
 

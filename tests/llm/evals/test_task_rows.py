@@ -84,6 +84,7 @@ def without_id(item: Item) -> Item:
             Choice("", "Back?\nOptions:\n- Yes\n- No", ("Yes", "No"), (1,)),
         ),
         ({"input": "How many?", "target": "8"}, Generation("", "How many?", "8", "8")),
+        ({"prompt": "P. Is Q?", "label": "yes", "rung": 1}, Choice("", "P. Is Q?", ("yes", "no"), (0,))),
         (CLADDER, Choice("", "Is Q larger?", ("yes", "no"), (1,), "P is 0.2.")),
         (
             {"question": "How many?", "answer": "2*600 = 1200\n#### 1,200"},

@@ -115,6 +115,11 @@ def test_generations_match_what_the_pattern_finds() -> None:
     scored = run_task(Alphabet(answers), Task("t", list(items)), Setup())
     assert values(scored) == {"exact_match": [1, 1, 0]}
     assert scored[0].output == "1+0\n#### 1"
+    assert not any(one.truncated for one in scored)
+    long = Generation("4", "x" * 99, "y", "y", form="verbatim")
+    (one,) = run_task(Alphabet({"x" * 18: "y"}), Task("t", [long]), Setup())
+    assert one.truncated
+    assert one.measures == {"exact_match": (1.0, 1.0)}
 
 
 def questions(count: int) -> list[Choice]:
