@@ -14,7 +14,7 @@ from llm.evals.tasks.contamination import find_contaminated
 from llm.evals.tasks.items import Task
 from llm.evals.tasks.pydocs import list_default_tasks, split_contaminated
 from llm.evals.tasks.read import read_tasks
-from llm.evals.tasks.run import Scored, Setup, run_task, summarise
+from llm.evals.tasks.run import Scored, Setup, run_task, summarise, summarise_groups
 
 DEFAULT = "pydocs"
 MAX_SHOWN = 5
@@ -146,6 +146,7 @@ def describe(task: Task, scored: Sequence[Scored], setup: Setup, found: set[str]
     return {
         "kind": task.kind,
         **summarise(scored, setup.seed),
+        "groups": summarise_groups(scored, setup.seed),
         "few_shot": shots,
         "seed": setup.seed,
         "num_items": len(task.items),
@@ -162,7 +163,7 @@ def write_table(report: dict[str, Any]) -> list[str]:
         for key, figures in task.items():
             if isinstance(figures, dict) and "low" in figures:
                 rows.append(_row(name, key, figures))
-        rows += [_row(name, f"  {group}", figures) for group, figures in task.get("groups", {}).items()]
+        rows += [_row(name, f"  {group}", figures) for group, figures in task["groups"].items()]
         if task["rejected"]:
             rows.append((name, "rejected rows", str(sum(task["rejected"].values())), "", ""))
     for name, task in report.get("against", {}).items():

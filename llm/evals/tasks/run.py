@@ -14,7 +14,6 @@ import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,8 @@ from llm.evals.multiple_choice import split_credit
 from llm.evals.statistics import as_metrics, ratio_interval
 from llm.evals.tasks.items import Choice, Generation, Item, Pair, Passage, Prompt, Task, extract_answer, join_parts
 from llm.evals.tasks.model import Ids, Model
+
+Figures = dict[str, float | int]
 
 
 @dataclass(frozen=True)
@@ -247,18 +248,20 @@ def _describe(
     )
 
 
-def summarise(scored: Sequence[Scored], seed: int = 0) -> dict[str, Any]:
-    """Every measure with its interval, the first one of each group apart."""
-    found: dict[str, Any] = {name: measure(scored, name, seed) for name in scored[0].measures}
+def summarise(scored: Sequence[Scored], seed: int = 0) -> dict[str, Figures]:
+    """Every measure with its interval."""
+    return {name: measure(scored, name, seed) for name in scored[0].measures}
+
+
+def summarise_groups(scored: Sequence[Scored], seed: int = 0) -> dict[str, Figures]:
+    """The first measure of each group of items, where there are several."""
+    name = next(iter(scored[0].measures))
     groups = sorted({one.group for one in scored} - {""})
-    if len(groups) > 1:
-        name = next(iter(scored[0].measures))
-        parts = {group: [one for one in scored if one.group == group] for group in groups}
-        found["groups"] = {group: measure(part, name, seed) for group, part in parts.items()}
-    return found
+    parts = {group: [one for one in scored if one.group == group] for group in groups}
+    return {group: measure(part, name, seed) for group, part in parts.items()} if len(groups) > 1 else {}
 
 
-def measure(scored: Sequence[Scored], name: str, seed: int = 0) -> dict[str, float | int]:
+def measure(scored: Sequence[Scored], name: str, seed: int = 0) -> Figures:
     """One measure of some items: {value, low, high, n}."""
     above, below = zip(*(one.measures[name] for one in scored), strict=True)
     return as_metrics(ratio_interval(above, below, seed=seed))
