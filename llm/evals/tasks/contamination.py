@@ -38,13 +38,14 @@ def find_contaminated(items: Sequence[Item], clean: Path) -> set[str]:
         hits = find_hits(batch, index)
         for size, marks in seen.items():
             marks[hits.grams[hits.sizes == size]] = True
-    return {name for name, text in texts if _is_seen(text, index, seen)}
+    words, offsets = hash_words(pa.array([text for _, text in texts], pa.string()))
+    spans = zip(offsets[:-1], offsets[1:], strict=True)
+    return {name for (name, _), (a, b) in zip(texts, spans, strict=True) if _is_seen(words[a:b], index, seen)}
 
 
-def _is_seen(text: str, index: EvaluationIndex, seen: Seen) -> bool:
-    hashes, _ = hash_words(pa.array([text], pa.string()))
-    longest = max(index.grams, default=0)
-    size = min(len(hashes), longest)
+def _is_seen(hashes: NDArray[np.uint64], index: EvaluationIndex, seen: Seen) -> bool:
+    """Whether an n-gram of an item's words stands in the training text."""
+    size = min(len(hashes), max(index.grams, default=0))
     table = index.grams.get(size)
     if table is None or not len(table.hashes):
         return False
