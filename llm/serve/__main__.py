@@ -19,7 +19,12 @@ SERVICE = "llm.serve.service:Gristmill"
 
 def main() -> None:
     """Replace this process with `bentoml serve`, or exit with one line that says what is missing."""
-    parser = argparse.ArgumentParser(prog="python -m llm.serve", description="Serve the packaged release.")
+    parser = argparse.ArgumentParser(
+        prog="python -m llm.serve",
+        description="Serve the packaged release.",
+        epilog="GRISTMILL_ENGINE=torch serves its Hugging Face folder, with log-probabilities of given tokens "
+        "(/v1/completions: echo, logprobs), as evaluation harnesses ask for them.",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=3000, help="port to listen on (default: %(default)s)")
     options = parser.parse_args()

@@ -4,9 +4,10 @@ import asyncio
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
-from llm.serve.engine import Engine, Event, Finish, Sampling
+from llm.serve.engine import Engine, Event, Finish, Sampling, Sink, TokenScore
 from llm.serve.errors import ApiError
 from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest
@@ -24,6 +25,7 @@ class Piece:
     text: str
     num_tokens: int  # of the answer so far, its end token included
     finish: Finish | None = None
+    tokens: tuple[int, ...] = ()  # the new ones
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Prompt:
     ids: list[int]
     sampling: Sampling
     stops: list[str]
+    num_implied: int = 0  # ids at the beginning that the client did not send
 
 
 def prepare_chat(body: ChatRequest, release: Release) -> Prompt:
@@ -55,7 +58,9 @@ def prepare_completion(body: CompletionRequest, release: Release) -> list[Prompt
             size = release.tokenizer.vocab_size
             message = f"prompt: token id {wrong[0]} is outside the vocabulary of {size}"
             raise ApiError(message, param="prompt", code="invalid_value")
-        prompts.append(_fit(ids, body, release, body.max_tokens or COMPLETION_TOKENS, "prompt"))
+        wish = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
+        fitted = _fit(ids, body, release, wish, "prompt")
+        prompts.append(replace(fitted, num_implied=1) if isinstance(prompt, str) else fitted)
     return prompts
 
 
@@ -72,7 +77,7 @@ def _require_readable(num_chars: int, release: Release, param: str) -> None:
 
 def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release, wish: int, param: str) -> Prompt:
     room = release.context - len(ids)
-    if room < 1:
+    if room < min(wish, 1):
         raise ApiError(
             f"{param}: {len(ids)} tokens leave no room for an answer in a context of {release.context}",
             param=param,
@@ -97,14 +102,15 @@ class _Reader:
 
     def read(self, event: Event) -> Piece:
         text = ""
-        for token in event.tokens:
+        for number, token in enumerate(event.tokens, 1):
             text += self._text.feed(token)
             if self._text.stopped:
-                return Piece(text, self._text.num_tokens, "stop")
+                return Piece(text, self._text.num_tokens, "stop", tuple(event.tokens[:number]))
+        tokens = tuple(event.tokens)
         if not event.finish:
-            return Piece(text, self._text.num_tokens)
+            return Piece(text, self._text.num_tokens, tokens=tokens)
         text += self._text.finish()
-        return Piece(text, self._text.num_tokens, "stop" if self._text.stopped else event.finish)
+        return Piece(text, self._text.num_tokens, "stop" if self._text.stopped else event.finish, tokens)
 
 
 def stream_answer(engine: Engine, release: Release, prompt: Prompt) -> Iterator[Piece]:
@@ -130,14 +136,11 @@ class Session:
 
     async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
         """Yield the pieces of an answer. Raises ApiError when the engine has failed."""
+        if not prompt.sampling.max_tokens:
+            yield Piece("", 0, "length")
+            return
         reader = _Reader(self._release, prompt.stops)
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        try:
-            number = self._engine.submit(prompt.ids, prompt.sampling, lambda event: _hand_over(loop, events, event))
-        except RuntimeError as error:
-            raise ApiError(str(error), status=503, code="engine_error") from None
-        self._numbers.append(number)
+        number, events = self._submit(partial(self._engine.submit, prompt.ids, prompt.sampling))
         while True:
             piece = reader.read(await events.get())
             if piece.finish == "error":
@@ -146,6 +149,24 @@ class Session:
             if piece.finish:
                 self._engine.cancel(number)  # a stop string ends the text, but not the engine
                 return
+
+    async def score(self, ids: list[int], num_top: int) -> list[TokenScore]:
+        """Return the scores of all ids but the first. Raises ApiError when the engine has failed."""
+        _, events = self._submit(partial(self._engine.submit_score, ids, num_top))
+        event = await events.get()
+        if event.finish == "error":
+            raise ApiError("the engine failed on this request", status=500, code="engine_error")
+        return event.scores
+
+    def _submit(self, submit: Callable[[Sink], int]) -> tuple[int, "asyncio.Queue[Event]"]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        try:
+            number = submit(lambda event: _hand_over(loop, events, event))
+        except RuntimeError as error:
+            raise ApiError(str(error), status=503, code="engine_error") from None
+        self._numbers.append(number)
+        return number, events
 
     def close(self) -> None:
         """Cancel what still runs; what has ended is not touched."""

@@ -8,7 +8,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from llm.serve.answers import Piece, Prompt, Session, prepare_chat, prepare_completion
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
+from llm.serve.logprobs import make_choice
 from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest, parse
 
@@ -95,16 +96,22 @@ async def create_completion(request: Request) -> Response:
     body = await _read(request, CompletionRequest)
     _require_model(body.model, served.release)
     prompts = prepare_completion(body, served.release)
+    if body.logprobs is not None and not served.engine.can_score:
+        raise ApiError(
+            f"logprobs: the engine {served.engine.name} does not score tokens; serve with GRISTMILL_ENGINE=torch",
+            param="logprobs",
+            code="unsupported_engine",
+        )
     head = _head("cmpl", "text_completion", served.release)
     session = Session(served.engine, served.release)
     if body.stream:
         chunks = _completion_chunks(session, prompts, head)
         return EventStream(_with_usage(chunks, prompts, body.include_usage), session)
     answers = await _collect_all(request, session, prompts)
-    choices = [
-        {"index": index, "text": text, "logprobs": None, "finish_reason": last.finish}
-        for index, (text, last) in enumerate(answers)
-    ]
+    choices = []
+    for index, (prompt, (text, last)) in enumerate(zip(prompts, answers, strict=True)):
+        choice = await make_choice(session, served.release, prompt, text, last.tokens, body)
+        choices.append({"index": index, **choice, "finish_reason": last.finish})
     num_tokens = sum(last.num_tokens for _, last in answers)
     return JSONResponse({**head, "choices": choices, "usage": _usage(prompts, num_tokens)})
 
@@ -170,11 +177,12 @@ async def _write_events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[
 
 
 async def _collect_all(request: Request, session: Session, prompts: list[Prompt]) -> list[tuple[str, Piece]]:
-    """Return the text of each answer, and its last piece; a client that hangs up cancels the session."""
+    """Return each answer's text, and its last piece with all tokens; a client that hangs up cancels the session."""
 
     async def collect(prompt: Prompt) -> tuple[str, Piece]:
         pieces = [piece async for piece in session.stream(prompt)]
-        return "".join(piece.text for piece in pieces), pieces[-1]
+        tokens = tuple(token for piece in pieces for token in piece.tokens)
+        return "".join(piece.text for piece in pieces), replace(pieces[-1], tokens=tokens)
 
     async def wait_for_end() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Literal, Protocol
 
@@ -31,18 +31,32 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class TokenScore:
+    """Log-probability [nats] of a given token, and those of the most probable ones at its place."""
+
+    logprob: float
+    top: dict[int, float]
+
+
+@dataclass(frozen=True)
 class Event:
-    """New tokens of one request; with `finish`, its last."""
+    """New tokens of one request, or the scores of given ones; with `finish`, its last."""
 
     tokens: list[int]
     finish: Finish | None = None
+    scores: list[TokenScore] = field(default_factory=list)
 
 
 class Backend(Protocol):
-    """A model that advances all its requests by one step; called from one thread only."""
+    """A model that advances all its requests by one step; called from one thread only.
+
+    `score` is None where the engine has no exact log-probabilities; else it gives those of all ids but the first.
+    """
 
     name: str
 
+    @property
+    def score(self) -> Callable[[list[int], int], list[TokenScore]] | None: ...
     def add(self, request: int, ids: list[int], sampling: Sampling) -> None: ...
     def step(self) -> list[tuple[int, Event]]: ...
     def cancel(self, request: int) -> None: ...
@@ -55,7 +69,7 @@ Sink = Callable[[Event], None]
 class _Add:
     number: int
     ids: list[int]
-    sampling: Sampling
+    request: Sampling | int  # how to go on, or how many alternatives to score at each place
     sink: Sink
 
 
@@ -75,6 +89,7 @@ class Engine:
         pause: Callable[[], None] = lambda: time.sleep(0),
     ):
         self.name, self.context, self.alive = backend.name, context, True
+        self.can_score = backend.score is not None
         self._backend, self._vocab_size, self._observe = backend, vocab_size, observe
         self._pause = pause
         self._commands: queue.SimpleQueue[_Add | int | None] = queue.SimpleQueue()  # an int cancels, None closes
@@ -86,13 +101,16 @@ class Engine:
 
     def check(self, ids: list[int], sampling: Sampling) -> None:
         """Raise ValueError for what a backend might silently accept."""
+        self._check_ids(ids)
+        if sampling.max_tokens < 1 or len(ids) + sampling.max_tokens > self.context:
+            raise ValueError(f"{len(ids)} + {sampling.max_tokens} tokens do not fit a context of {self.context}")
+
+    def _check_ids(self, ids: list[int]) -> None:
         if not ids:
             raise ValueError("the prompt holds no token")
         wrong = [i for i in ids if not 0 <= i < self._vocab_size]
         if wrong:
             raise ValueError(f"token id {wrong[0]} is outside the vocabulary of {self._vocab_size}")
-        if sampling.max_tokens < 1 or len(ids) + sampling.max_tokens > self.context:
-            raise ValueError(f"{len(ids)} + {sampling.max_tokens} tokens do not fit a context of {self.context}")
 
     def submit(self, ids: list[int], sampling: Sampling, sink: Sink) -> int:
         """Start a request and return its number; `sink` gets its events, called from the engine's thread.
@@ -100,11 +118,24 @@ class Engine:
         Raises: ValueError: see `check`. RuntimeError: the engine has stopped.
         """
         self.check(ids, sampling)
+        return self._put(ids, sampling, sink)
+
+    def submit_score(self, ids: list[int], num_top: int, sink: Sink) -> int:
+        """Score given ids; `sink` gets one event, with the scores of all but the first.
+
+        Raises: as `submit`; ValueError too when the engine cannot score.
+        """
+        self._check_ids(ids)
+        if not self.can_score or len(ids) > self.context:
+            raise ValueError(f"{self.name} cannot score {len(ids)} tokens in a context of {self.context}")
+        return self._put(ids, num_top, sink)
+
+    def _put(self, ids: list[int], request: Sampling | int, sink: Sink) -> int:
         with self._lock:
             if not self.alive:
                 raise RuntimeError("the engine has stopped")
             number = next(self._numbers)
-            self._commands.put(_Add(number, ids, sampling, sink))
+            self._commands.put(_Add(number, ids, request, sink))
         return number
 
     def cancel(self, number: int) -> None:
@@ -160,10 +191,18 @@ class Engine:
                 return False
             if isinstance(command, _Add):
                 self._sinks[command.number] = command.sink
-                self._backend.add(command.number, command.ids, command.sampling)
+                self._start(command)
             elif self._sinks.pop(command, None) is not None:
                 self._backend.cancel(command)
             self._observe(len(self._sinks), 0)
+
+    def _start(self, command: _Add) -> None:
+        if isinstance(command.request, Sampling):
+            self._backend.add(command.number, command.ids, command.request)
+            return
+        assert self._backend.score is not None, self.name
+        scores = self._backend.score(command.ids, command.request)
+        self._hand_out([(command.number, Event([], "stop", scores))])
 
     def _hand_out(self, events: list[tuple[int, Event]]) -> None:
         for number, event in events:

@@ -20,7 +20,9 @@ PARALLEL = 16  # full contexts that fit the cache; more requests wait, none fail
 
 
 class OpenVinoBackend:
-    """A pipeline and the handles of its running requests."""
+    """A pipeline and the handles of its running requests. It gives no alternatives to a token, so it does not score."""
+
+    score = None
 
     def __init__(self, gguf: Path, context: int, exact: bool = False):
         """Load the file; `exact` gives the same text alone and among many, at about half the throughput."""

@@ -14,6 +14,7 @@ from llm.serve.errors import from_validation
 MAX_CHARS = 1_000_000  # far beyond any context; refused before it costs a tokenizer's time
 MAX_PROMPTS = 32
 MAX_STOPS = 4
+MAX_LOGPROBS = 5  # alternatives at each place, as OpenAI has it
 
 
 def _text(value: object) -> str:
@@ -140,9 +141,18 @@ class ChatRequest(_Request):
 
 
 class CompletionRequest(_Request):
-    """POST /v1/completions."""
+    """POST /v1/completions; with `max_tokens` 0, `echo` and `logprobs` it scores a prompt."""
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts)]
+    max_tokens: int | None = Field(None, ge=0)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="after")
+    def _check_scores(self) -> "CompletionRequest":
+        if self.stream and (self.echo or self.logprobs is not None):
+            raise ValueError("echo, logprobs: not supported with stream=true")
+        return self
 
 
 R = TypeVar("R", bound=_Request)

@@ -9,7 +9,9 @@ from torch import Tensor
 from llm.infer.sampler import choose_tokens, draw_uniforms
 from llm.model.folder import load_model
 from llm.model.transformer import KVCache
-from llm.serve.engine import Event, Sampling
+from llm.serve.engine import Event, Sampling, TokenScore
+
+SCORED_ROWS = 256  # whose logits are held at a time
 
 
 @dataclass
@@ -43,6 +45,23 @@ class TorchBackend:
     def cancel(self, request: int) -> None:
         """Drop a request and its cache."""
         self._rows.pop(request, None)
+
+    @torch.inference_mode()
+    def score(self, ids: list[int], num_top: int) -> list[TokenScore]:
+        """Return the exact log-probabilities of all ids but the first, and the most probable ones at each place."""
+        if len(ids) < 2:
+            return []
+        hidden_TD = self._model(torch.tensor([ids[:-1]]))[0]
+        scores = []
+        for rows_TD, targets_T in zip(
+            hidden_TD.split(SCORED_ROWS), torch.tensor(ids[1:]).split(SCORED_ROWS), strict=True
+        ):
+            logp_TV = self._model.unembed(rows_TD).float().log_softmax(dim=-1)
+            chosen_T = logp_TV.gather(1, targets_T[:, None])[:, 0].tolist()
+            top = logp_TV.topk(num_top, dim=-1)
+            rows = zip(chosen_T, top.indices.tolist(), top.values.tolist(), strict=True)
+            scores += [TokenScore(one, dict(zip(best, values, strict=True))) for one, best, values in rows]
+        return scores
 
     @torch.inference_mode()
     def _advance(self, request: int, row: _Row) -> Event:

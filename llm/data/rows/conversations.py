@@ -31,9 +31,9 @@ def read_chat(row: Cells) -> list[Conversation | Preference]:
 
 def read_choices(row: Cells) -> list[Conversation | Preference]:
     """Return a question with its options, lettered, as a conversation that answers with the right option's words."""
-    labels, options = _read_options(row)
+    labels, options = read_options(row)
     label = row.values["label"]
-    right = _find_option(label, labels, options)
+    right = find_option(label, labels, options)
     listed = "\n".join(f"{LETTERS[i]}. {option}" for i, option in enumerate(options))
     asked = [row.optional("context"), row.text("question", "empty_prompt"), listed]
     messages = [say("user", "\n\n".join(filter(None, asked))), say("assistant", options[right])]
@@ -179,7 +179,7 @@ def _read_verdict(label: object, first: str, second: str) -> int:
     raise BadRecord("unknown_label", f"{show(label)} names neither {show(first)} nor {show(second)} nor a tie")
 
 
-def _read_options(row: Cells) -> tuple[list[str], list[str]]:
+def read_options(row: Cells) -> tuple[list[str], list[str]]:
     """Return the names and the words of the options: columns of their own, a list, or a table of both."""
     if "options" not in row:
         columns = [column for column in sorted(row.values) if column.startswith("option_")]
@@ -198,7 +198,7 @@ def _read_options(row: Cells) -> tuple[list[str], list[str]]:
     return [read_scalar(one, name) for one in labels[: len(options)]], options
 
 
-def _find_option(label: object, labels: list[str], options: list[str]) -> int:
+def find_option(label: object, labels: list[str], options: list[str]) -> int:
     """Return the place of the right option, which is named by its label, its letter, its words or its place from 0."""
     if not isinstance(label, bool) and isinstance(label, str | int):
         said = read_scalar(label, "label").strip()

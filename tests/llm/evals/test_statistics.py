@@ -7,7 +7,9 @@ from llm.evals.statistics import (
     bootstrap_interval,
     clustered_interval,
     paired_difference,
+    paired_ratio_difference,
     paired_share_difference,
+    ratio_interval,
     wilson_interval,
 )
 
@@ -130,3 +132,31 @@ def test_newcombe_refuses_what_is_not_paired() -> None:
         paired_share_difference([True], [True, False])
     with pytest.raises(ValueError, match="n >= 1"):
         paired_share_difference([], [])
+
+
+def test_ratio_of_sums_by_hand() -> None:
+    # Resamples of the items (1 of 2) and (3 of 2) are 2/4, 4/4 twice, and 6/4.
+    found = ratio_interval([1, 3], [2, 2], level=0.95)
+    assert (found.value, found.low, found.high, found.n) == (1.0, 0.5, 1.5, 2)
+    heavy = ratio_interval([1, 30], [1, 10])  # 31/11, not the mean of 1 and 3
+    assert (heavy.value, heavy.low, heavy.high) == (31 / 11, 1.0, 3.0)
+
+
+def test_ratio_over_ones_is_the_mean() -> None:
+    values = np.random.default_rng(3).normal(size=60)
+    assert ratio_interval(values, np.ones(60)) == bootstrap_interval(values)
+    zeros = np.zeros(60)
+    assert paired_ratio_difference((values, np.ones(60)), (zeros, np.ones(60))) == bootstrap_interval(values)
+
+
+def test_paired_ratios_share_their_items() -> None:
+    random = np.random.default_rng(5)
+    below = random.integers(1, 50, 300).astype(float)
+    theirs = below * random.normal(3.0, 1.0, 300)
+    found = paired_ratio_difference((theirs + 0.1 * below, below), (theirs, below))
+    assert found.value == pytest.approx(0.1)
+    assert found.high - found.low < 1e-9  # the same shift everywhere: nothing is left to chance
+    apart = ratio_interval(theirs, below)
+    assert apart.high - apart.low > 0.1
+    with pytest.raises(ValueError, match="equal lengths"):
+        paired_ratio_difference(([1.0], [1.0]), ([1.0, 2.0], [1.0, 1.0]))

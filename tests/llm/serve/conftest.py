@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import openai
@@ -85,12 +86,26 @@ def tokenizer(release: Release) -> Tokenizer:
 @pytest.fixture(scope="session")
 def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python -m llm.serve`, running over the tiny release."""
+    with run_server(release_folder, tmp_path_factory.mktemp("bentoml"), "") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def torch_server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same with the engine that gives exact log-probabilities."""
+    with run_server(release_folder, tmp_path_factory.mktemp("bentoml"), "torch") as address:
+        yield address
+
+
+@contextmanager
+def run_server(release_folder: Path, home: Path, engine: str) -> Iterator[str]:
+    """Run `python -m llm.serve` and yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("bentoml")
     environment = os.environ | {
         "GRISTMILL_RELEASE": str(release_folder),
+        "GRISTMILL_ENGINE": engine,
         "BENTOML_HOME": str(home),
         "OMP_NUM_THREADS": "1",
     }

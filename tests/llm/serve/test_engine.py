@@ -105,6 +105,7 @@ def test_engine_refuses(engine: Engine, ids: list[int], options: dict[str, int],
 
 class _Broken:
     name = "broken"
+    score = None
 
     def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
         pass

@@ -69,9 +69,16 @@ def test_completion_refuses_prompts(prompt: object) -> None:
     assert refuse(CompletionRequest, TEXT | {"prompt": prompt}).param == "prompt"
 
 
-@pytest.mark.parametrize("field", ["echo", "suffix", "logprobs", "best_of"])
-def test_completion_refuses_what_it_does_not_do(field: str) -> None:
-    assert refuse(CompletionRequest, TEXT | {field: True}).param == field
+@pytest.mark.parametrize(
+    "field, value", [("suffix", "x"), ("best_of", 2), ("logprobs", True), ("logprobs", 6), ("max_tokens", -1)]
+)
+def test_completion_refuses_what_it_does_not_do(field: str, value: object) -> None:
+    assert refuse(CompletionRequest, TEXT | {field: value}).param == field
+
+
+@pytest.mark.parametrize("change", [{"echo": True}, {"logprobs": 0}])
+def test_scores_are_not_streamed(change: dict[str, Any]) -> None:
+    assert "stream" in refuse(CompletionRequest, TEXT | change | {"stream": True}).message
 
 
 @pytest.mark.parametrize(
