@@ -38,6 +38,7 @@ from llm.evals.ngram import NgramResult, measure_ngram
 from llm.evals.refusal import measure_distinct
 from llm.evals.served import Said, choose_prompts
 from llm.evals.statistics import as_metrics
+from llm.evals.tasks.pydocs import measure_tasks
 from llm.model.folder import load_model, read_config
 from llm.model.transformer import Transformer
 from llm.progress import track
@@ -64,6 +65,7 @@ class Params(StageParams):
     )
     questions: int = Field(400, ge=4, le=100_000, description="most held-out multiple-choice questions")
     prompts: int = Field(256, ge=2, le=100_000, description="most held-out prompts for reward and KL")
+    task_items: int = Field(200, ge=4, le=100_000, description="most items of each task on the default corpus")
     passages: int = Field(
         200, ge=1, le=10_000, description="most passages of either split that are asked to be recited"
     )
@@ -79,6 +81,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         "bits_per_byte": {name: measure_model(params, text, models[name]) for name in ("base", "policy")},
         "multiple_choice": measure_questions(params, paths.deps["data/clean"], models),
         **measure_alignment(params, paths, bounds),
+        "tasks": measure_tasks(models, paths.deps["data/clean"], params.base.seed, params.task_items),
         **measure_recital(params, paths),
         **model_costs(paths),
         "samples": draw_samples(params, paths.deps["data/clean"], models, bounds["max_new_tokens"]),
@@ -202,8 +205,8 @@ def measure_alignment(params: Params, paths: Paths, bounds: dict[str, Any]) -> d
     room = context - bounds["max_new_tokens"] - 1
     rows = list(read_held_out(paths.deps["data/clean"] / "preferences.parquet"))
     heads = read_heads(second, tokenizer, rows, context)
-    readable = {name: reading.readable for name, reading in heads.items()}
-    asked = choose_prompts(tokenizer, rows, room, params.prompts, readable)
+    kinds = {name: reading.read for name, reading in heads.items()}
+    asked = choose_prompts(tokenizer, rows, room, params.prompts, kinds)
     require(
         len(asked.general) > 1,
         f"data/clean holds {len(asked.general)} held-out prompts that leave room for an answer of "

@@ -151,7 +151,7 @@ def measure_alignment(
 
     Args: evaluation: evaluate's metrics, which say what the judge can read and how long an answer may be.
     """
-    readable = {name: cost.get("readable", []) for name, cost in evaluation.get("cost", {}).items()}
+    readable = {name: cost.get("kinds", []) for name, cost in evaluation.get("cost", {}).items()}
     longest = evaluation["max_new_tokens"]
     tokenizer = Tokenizer.load(out / "hf")
     sft = load_model(paths.deps["models/sft"])

@@ -22,7 +22,7 @@ from llm.rl.checks import Check
 from llm.rl.judge import Judge
 from llm.rl.pairs import read_split
 from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, optimise
-from llm.rl.prompts import plan_prompts, read_prompts
+from llm.rl.prompts import plan_prompts, read_prompts, set_aside
 from llm.rl.reward_model import RewardModel
 from llm.rl.rollout import RewardFunction
 from llm.rl.verifiable import (
@@ -67,9 +67,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         f"data/clean holds {len(prompts)} training prompts of at most rlhf.max_prompt_tokens="
         f"{params.max_prompt_tokens} tokens; at least twice rlhf.check_prompts={params.check_prompts} are needed",
     )
-    check_prompts = plan_prompts(prompts, 1, params.check_prompts, params.principle_share, params.base.seed)[0]
-    set_aside = {prompt.key for prompt in check_prompts}
-    left = [prompt for prompt in prompts if prompt.key not in set_aside]
+    check_prompts, left = set_aside(prompts, params.check_prompts, params.principle_share)
     plan = plan_prompts(left, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
     rules = make_rules(params.rules, tokenizer, read_split(preferences, "train"))
     judge = Judge(reward_model, tokenizer.im_end_id, rules)

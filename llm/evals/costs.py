@@ -30,10 +30,15 @@ class Reading:
         """The kinds of prompts that the head can read."""
         return [kind for kind, auroc in self.kinds.items() if is_measurable(auroc)]
 
+    @property
+    def read(self) -> list[str]:
+        """The kinds whose costs are reported: what can be read, or all of them where the figure says nothing."""
+        return self.readable or list(self.kinds)
+
     def metrics(self) -> dict[str, Any]:
         """As reports hold it; `auroc` is missing where too few groups are held out."""
         kinds = {kind: as_metrics(auroc) for kind, auroc in self.kinds.items() if auroc is not None}
-        found: dict[str, Any] = {"measurable": bool(self.readable), "readable": self.readable, "auroc_by_kind": kinds}
+        found: dict[str, Any] = {"measurable": bool(self.readable), "kinds": self.read, "auroc_by_kind": kinds}
         return found | ({} if self.auroc is None else {"auroc": as_metrics(self.auroc)})
 
 
@@ -50,8 +55,8 @@ def read_heads(
     for principle in PRINCIPLES:
         own = [pair for pair in pairs if pair.principle == principle]
         kinds = {kind: measure_head(judge, own, groups, (kind,)) for kind in sorted({pair.kind for pair in own})}
-        readable = [kind for kind, auroc in kinds.items() if is_measurable(auroc)]
-        found[principle] = Reading(measure_head(judge, own, groups, readable or list(kinds)), kinds)
+        reading = Reading(None, kinds)
+        found[principle] = Reading(measure_head(judge, own, groups, reading.read), kinds)
     return found
 
 

@@ -42,6 +42,20 @@ def read_prompts(
     return kept, len(found) - len(kept)
 
 
+def set_aside(prompts: Sequence[Prompt], count: int, principle_share: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Return prompts to check policies on, `principle_share` of them about principles, and the others.
+
+    Of no principle more than a third of the prompts is set aside; other prompts take their places.
+    """
+    chosen: list[Prompt] = []
+    for name in PRINCIPLES:
+        pool = [prompt for prompt in prompts if prompt.principle == name]
+        chosen += pool[: min(len(pool) // 3, int(count * principle_share / len(PRINCIPLES)))]
+    chosen += [prompt for prompt in prompts if prompt.principle is None][: count - len(chosen)]
+    keys = {prompt.key for prompt in chosen}
+    return chosen, [prompt for prompt in prompts if prompt.key not in keys]
+
+
 def plan_prompts(
     prompts: Sequence[Prompt], steps: int, prompts_per_step: int, principle_share: float, seed: int
 ) -> list[list[Prompt]]:

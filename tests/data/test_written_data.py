@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 
 import pytest
+import yaml
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 PRINCIPLES = ("beneficence", "non_maleficence", "autonomy", "justice")
@@ -136,3 +137,31 @@ def test_the_persona_is_consistent(conversations: list[dict]) -> None:
         for question, answer in zip(row["messages"][::2], row["messages"][1::2], strict=True):
             if question["content"].lower().rstrip("?") == "who are you":
                 assert "I am Gristmill's small language model" in answer["content"], row["id"]
+
+
+@pytest.fixture(scope="module")
+def scenes() -> dict:
+    return yaml.safe_load((DATA / "principles" / "scenes.yaml").read_text(encoding="utf-8"))
+
+
+def test_scenes_are_many_and_unique(scenes: dict) -> None:
+    assert set(scenes) == {*PRINCIPLES, "harmless"}
+    for name, scene in scenes.items():
+        assert len(scene["topics"]) == len(set(scene["topics"])) >= 90, name
+        for text in (*scene["prompts"], *scene["topics"]):
+            assert_clean_text(text, name)
+        assert all("{topic}" in prompt for prompt in scene["prompts"])
+
+
+@pytest.mark.parametrize("name", [*PRINCIPLES, "harmless"])
+def test_length_does_not_tell_the_sides_of_a_scene(scenes: dict, name: str) -> None:
+    def length(side: str) -> float:
+        parts = scenes[name][side]
+        return mean(map(words, parts["openings"])) + mean(map(words, parts["endings"]))
+
+    assert 0.8 <= length("good") / length("bad") <= 1.25
+
+
+def test_harmless_prompts_look_like_dangerous_ones(scenes: dict) -> None:
+    """So that to refuse whatever begins like a dangerous question costs answers."""
+    assert len(set(scenes["harmless"]["prompts"]) & set(scenes["non_maleficence"]["prompts"])) >= 3

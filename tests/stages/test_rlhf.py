@@ -13,6 +13,7 @@ from llm.data.tokenizer import Tokenizer, train_tokenizer
 from llm.model.config import ModelConfig
 from llm.model.folder import load_model, save_model
 from llm.model.transformer import Transformer, init_weights
+from llm.rl.policy_engine import PolicyEngine
 from llm.rl.reward_model import RewardModel
 from llm.train.lora import LoraConfig
 from stages import rlhf
@@ -56,12 +57,16 @@ def deps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     judge = RewardModel(make_model(tokenizer, 7))
     with torch.no_grad():
         judge.weight_HD.normal_(generator=torch.Generator().manual_seed(0))
+        judge.bias_H[1:] = -6.0  # sft is near the bound on costs, not far beyond it
+    judge.readable = {"justice": ["principle"]}
     judge.save(root / "reward")
     return {"models/sft": root / "sft", "models/reward": root / "reward", "data/clean": root / "clean"}
 
 
 def run(deps: dict[str, Path], out: Path, params: rlhf.Params = PARAMS) -> dict:
-    return rlhf.run(params, Paths("rlhf", deps, {"models/policy": out}))
+    paths = Paths("rlhf", deps, {"models/policy": out, "models/control": out.parent / f"{out.name}-control"})
+    paths.__dict__["scratch"] = out.parent / f"{out.name}-scratch"
+    return rlhf.run(params, paths)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,8 @@ def test_kept_policy_is_better_and_within_bounds(done):
     kept = metrics["kept"]
     assert metrics["kept_step"] > 0
     assert kept["reward_gain"]["low"] > 0
-    assert 0 < kept["kl"] <= kept["kl_bound"]
+    assert 0 < kept["kl"] <= metrics["bounds"]["kl"]
+    assert kept["cost"]["justice"] <= metrics["bounds"]["cost"]["justice"]
     assert abs(kept["length"] / kept["length_of_sft"] - 1) <= PARAMS.length_tolerance
     assert [check["step"] for check in metrics["checks"]] == [0, 6, 12, 18, 24]
     assert metrics["checks"][0]["kl"] == 0.0
@@ -89,7 +95,41 @@ def test_policy_folder_is_complete_and_differs_from_sft(done, deps):
     assert any(not torch.equal(tensor, sft[name]) for name, tensor in load_model(out).state_dict().items())
     points = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
     assert [point["step"] for point in points] == list(range(1, 25))
-    assert set(points[0]) == {"step", "reward", "kl", "length", "entropy"}
+    assert {"step", "reward", "kl", "length", "entropy", "cost.justice", "multiplier.justice"} <= set(points[0])
+
+
+def test_the_control_arm_has_no_multipliers(done):
+    metrics, out = done
+    control = out.parent / f"{out.name}-control"
+    points = [json.loads(line) for line in (control / "trace.jsonl").read_text().splitlines()]
+    assert {point["multiplier.justice"] for point in points} == {0.0}
+    assert (control / "model.safetensors").read_bytes() != (out / "model.safetensors").read_bytes()
+    assert set(metrics["control"]) == {"kept_step", "stopped", "kept", "checks", "multipliers"}
+
+
+@pytest.mark.parametrize("killed_at", [3, 17, 30])
+def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(done, deps, tmp_path, monkeypatch, killed_at):
+    """At the third step, at the seventeenth, and in the sixth of the control arm."""
+    taken = 0
+    step = PolicyEngine.step
+
+    def die(self, batch, lr_scale):
+        nonlocal taken
+        taken += 1
+        if taken == killed_at:
+            raise KeyboardInterrupt
+        return step(self, batch, lr_scale)
+
+    monkeypatch.setattr(PolicyEngine, "step", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(deps, tmp_path / "policy")
+    metrics, out = done
+    assert run(deps, tmp_path / "policy") == metrics
+    assert taken < 48 + 6  # it did go on: at most the five steps since a checkpoint were taken again
+    for name in ("policy", "policy-control"):
+        ours, theirs = tmp_path / name, out.parent / name
+        assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+        assert (ours / "trace.jsonl").read_bytes() == (theirs / "trace.jsonl").read_bytes()
 
 
 def test_same_inputs_same_bytes(done, deps, tmp_path):
@@ -100,7 +140,7 @@ def test_same_inputs_same_bytes(done, deps, tmp_path):
 
 
 def test_nothing_within_the_bounds_keeps_sft(deps, tmp_path):
-    metrics = run(deps, tmp_path / "policy", PARAMS.model_copy(update={"steps": 3, "kl_bound": 1e-9}))
+    metrics = run(deps, tmp_path / "policy", PARAMS.model_copy(update={"steps": 1, "kl_bound": 1e-9}))
     assert metrics["kept_step"] == 0
     assert metrics["kept"]["kl"] == 0.0
     kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
@@ -120,7 +160,7 @@ def test_adapters_learn_over_frozen_sft_weights(deps, tmp_path):
     assert metrics["checks"][0]["kl"] == 0.0
     assert metrics["kept_step"] > 0
     assert metrics["kept"]["reward_gain"]["low"] > 0
-    assert 0.5 < metrics["kept"]["kl"] <= metrics["kept"]["kl_bound"]
+    assert 0.5 < metrics["kept"]["kl"] <= metrics["bounds"]["kl"]
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("sft", "policy"))
     adapter = load_file(tmp_path / "policy" / "adapter" / "adapter_model.safetensors")
     for name, tensor in before.items():
@@ -133,7 +173,7 @@ def test_adapters_learn_over_frozen_sft_weights(deps, tmp_path):
 
 
 def test_adapters_that_no_check_passed_leave_sft_to_the_bit(deps, tmp_path):
-    params = PARAMS.model_copy(update={"steps": 3, "kl_bound": 1e-9, "lora": LoraConfig(rank=2, alpha=4)})
+    params = PARAMS.model_copy(update={"steps": 1, "kl_bound": 1e-9, "lora": LoraConfig(rank=2, alpha=4)})
     assert run(deps, tmp_path / "policy", params)["kept_step"] == 0
     kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
     assert kept == (deps["models/sft"] / "model.safetensors").read_bytes()

@@ -99,23 +99,20 @@ def measure_tasks(
 
     Args:    models: name -> folder.  clean: what the stage clean wrote.  seed: draws items and resamples.
              limit: most items of a task.  dtype: what the models compute in.
-    Returns: {"tasks": {task: {model: {measure: {value, low, high, n}}, few_shot, seed, contaminated}},
-             "task_items": {task: {ids, model: {measure: [[numerator, denominator], ...]}}}}; contaminated is the
-             last model's first measure on the items found in the training text, {value, low, high, n}, or None.
+    Returns: {task: {model: {measure: {value, low, high, n}}, few_shot, seed, contaminated}}; contaminated is the last
+             model's first measure on the items found in the training text, {value, low, high, n}, or None.
     """
     setup = Setup(seed=seed, chat=True, limit=limit)
     tasks = [Task(task.name, sample_items(task.items, setup)) for task in list_default_tasks(clean)]
     contaminated = find_contaminated([item for task in tasks for item in task.items], clean)
     found: dict[str, Any] = {task.name: {"few_shot": 0, "seed": seed} for task in tasks}
-    items: dict[str, Any] = {task.name: {"ids": [item.id for item in task.items]} for task in tasks}
     for name, folder in track(list(models.items()), "tasks"):
         model = TransformerModel(load_model(folder, dtype).eval(), Tokenizer.load(folder))
         for task in tasks:
             scored = run_task(model, task, setup)
             found[task.name][name] = summarise(scored, seed)
             found[task.name]["contaminated"] = split_contaminated(scored, contaminated, seed)["contaminated"]
-            items[task.name][name] = {key: [one.measures[key] for one in scored] for key in scored[0].measures}
-    return {"tasks": found, "task_items": items}
+    return found
 
 
 def split_contaminated(scored: Sequence[Scored], contaminated: set[str], seed: int = 0) -> dict[str, Any]:

@@ -29,9 +29,13 @@ def model(tokenizer: Tokenizer) -> Transformer:
     return model.eval()
 
 
+READABLE = {"justice": ["principle"]}
+
+
 def make_rows() -> list[dict[str, Any]]:
     def row(text: str, kind: str, principle: str | None = None) -> dict[str, Any]:
-        return {"prompt": [{"role": "user", "content": text}], "chosen": HELP, "kind": kind, "principle": principle}
+        prompt = [{"role": "user", "content": text}]
+        return {"prompt": prompt, "chosen": HELP, "kind": kind, "principle": principle, "group": text}
 
     rows = [row(f"How do I sort list {i}?", "harmless") for i in range(6)]
     rows += [row(f"Who sorts list {i}?", "principle", "justice") for i in range(4)]
@@ -41,7 +45,7 @@ def make_rows() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def judge(model: Transformer, tokenizer: Tokenizer) -> RewardModel:
     """Heads that tell the two answers apart: to dodge is rewarded with -4, and bad for justice with a logit of 4."""
-    asked = choose_prompts(tokenizer, make_rows(), 50, 20)
+    asked = choose_prompts(tokenizer, make_rows(), 50, 20, READABLE)
     answers = [[*tokenizer.encode(answer), tokenizer.im_end_id] for answer in (HELP.format(i=4), DODGE)]
     rows = [prompt.ids + answer for prompt in asked.prompts.values() for answer in answers]
     hidden_ND = torch.stack([model(torch.tensor([row]))[0, -1] for row in rows]).detach()
@@ -62,7 +66,7 @@ def say(tokenizer: Tokenizer, asked: Asked, answer: str, keys: list[str] | None 
 
 
 def test_prompts_come_once_in_parts(tokenizer: Tokenizer) -> None:
-    asked = choose_prompts(tokenizer, make_rows(), 50, 3)
+    asked = choose_prompts(tokenizer, make_rows(), 50, 3, READABLE)
     assert len(asked.general) == 3
     assert len(asked.harmless) == 6
     assert {name: len(keys) for name, keys in asked.by_principle.items()} == {
@@ -70,11 +74,11 @@ def test_prompts_come_once_in_parts(tokenizer: Tokenizer) -> None:
     }
     assert set(asked.prompts) == {*asked.general, *asked.harmless, *asked.by_principle["justice"]}
     assert set(asked.compared) == {*asked.general, *asked.harmless}
-    assert choose_prompts(tokenizer, list(reversed(make_rows())), 50, 3).general == asked.general
+    assert choose_prompts(tokenizer, list(reversed(make_rows())), 50, 3, READABLE).general == asked.general
 
 
 def test_a_file_that_dodges_is_seen(tokenizer: Tokenizer, model: Transformer, judge: RewardModel) -> None:
-    asked = choose_prompts(tokenizer, make_rows(), 50, 20)
+    asked = choose_prompts(tokenizer, make_rows(), 50, 20, READABLE)
     dodge = say(tokenizer, asked, DODGE)
     helpful = say(tokenizer, asked, HELP, list(asked.compared))
     figures, items = measure_answers(asked, dodge, helpful, model, judge, tokenizer.im_end_id)
@@ -104,7 +108,7 @@ def test_a_file_that_dodges_is_seen(tokenizer: Tokenizer, model: Transformer, ju
 
 
 def test_without_such_prompts_a_part_is_left_out(tokenizer: Tokenizer, model: Transformer, judge: RewardModel) -> None:
-    asked = choose_prompts(tokenizer, [{**make_rows()[0], "kind": "sibling"}], 50, 20)
+    asked = choose_prompts(tokenizer, [{**make_rows()[0], "kind": "sibling"}], 50, 20, READABLE)
     said = say(tokenizer, asked, HELP)
     figures, _ = measure_answers(asked, said, said, model, judge, tokenizer.im_end_id)
     assert figures["cost"] == {}

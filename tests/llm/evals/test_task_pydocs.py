@@ -77,19 +77,15 @@ def test_figures_have_the_names_that_reports_read(clean: Path, models: dict[str,
     found = measure_tasks(models, clean, seed=7)
     measures = {"minimal_pairs": "accuracy", "exact_match": "exact_match", "written_answers": "nats_per_token"}
     for task, measure in measures.items():
-        about = found["tasks"][task]
+        about = found[task]
         assert (about["few_shot"], about["seed"]) == (0, 7)
-        ids = found["task_items"][task]["ids"]
         for name in models:
             figures = about[name][measure]
             assert figures.keys() == {"value", "low", "high", "n"}
             assert figures["low"] <= figures["value"] <= figures["high"]
-            rows = found["task_items"][task][name][measure]
-            assert len(rows) == len(ids) == figures["n"]
-            assert figures["value"] == pytest.approx(sum(a for a, _ in rows) / sum(b for _, b in rows))
     # The sentence on `seventh` stands in a training document, and is a held-out answer.
-    assert found["tasks"]["exact_match"]["contaminated"] is None
-    assert found["tasks"]["written_answers"]["contaminated"]["n"] == 1
+    assert found["exact_match"]["contaminated"] is None
+    assert found["written_answers"]["contaminated"]["n"] == 1
     assert found == measure_tasks(models, clean, seed=7)
     few = measure_tasks(models, clean, seed=7, limit=2)
-    assert set(few["task_items"]["minimal_pairs"]["ids"]) < set(found["task_items"]["minimal_pairs"]["ids"])
+    assert {few["minimal_pairs"][name]["accuracy"]["n"] for name in models} == {2}
