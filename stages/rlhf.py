@@ -7,21 +7,25 @@ the constraint is worth is the difference.  With `lora` only adapters learn; wha
 adapter in adapter/.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llm.config import BaseParams, StageParams, require
 from llm.data.tokenizer import Tokenizer
 from llm.evals.statistics import as_metrics, paired_difference
+from llm.infer.generate import generate
 from llm.model.folder import load_model, save_model
 from llm.model.transformer import Transformer
 from llm.rl.checks import Check
+from llm.rl.dpo import DPOConfig, DPOEngine
 from llm.rl.judge import Judge
 from llm.rl.pairs import read_split
-from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, optimise
+from llm.rl.policy_engine import Generate, Optimised, PolicyConfig, PolicyEngine, optimise
+from llm.rl.ppo import PPOConfig, PPOEngine
 from llm.rl.prompts import plan_prompts, read_prompts, set_aside
 from llm.rl.reward_model import RewardModel
 from llm.rl.rollout import RewardFunction
@@ -46,11 +50,28 @@ class RuleWeights(BaseParams):
 
 
 class Params(PolicyConfig, StageParams):
+    algorithm: Literal["grpo", "ppo", "dpo"] = Field("grpo", description="how a step learns from its answers")
+    ppo: PPOConfig = Field(PPOConfig(), description="of algorithm: ppo")
+    dpo: DPOConfig = Field(DPOConfig(), description="of algorithm: dpo")
+    launcher: Literal["local", "ray"] = Field("local", description="ray: answers are sampled by `workers` Ray actors")
+    workers: int = Field(1, ge=1, le=1 << 14, description="actors of the ray launcher, one for each GPU")
     check_prompts: int = Field(128, ge=2, le=10**6, description="prompts set aside to measure policies on")
     principle_share: float = Field(0.5, ge=0, le=1, description="share of the prompts that are about a principle")
     max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out and counted")
     rules: RuleWeights = Field(RuleWeights(), description="weights of rules beside the reward model")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters; none: every weight learns")
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> "Params":
+        require(
+            self.launcher == "ray" or self.workers == 1,
+            f"rlhf.workers={self.workers}: launcher: local is one process; set rlhf.launcher: ray, or leave it out",
+        )
+        require(
+            self.launcher == "local" or self.lora is None or self.lora.base_bits is None,
+            "rlhf.lora.base_bits=4: Ray actors take whole weights only; leave it out, or set rlhf.launcher: local",
+        )
+        return self
 
 
 def run(params: Params, paths: Paths) -> dict[str, Any]:
@@ -75,11 +96,45 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     for arm, constrained in (("policy", True), ("control", False)):
         policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
         stop_ids = (tokenizer.im_end_id, tokenizer.eos_id)
-        engine = PolicyEngine(policy, reference, judge, params, params.base, stop_ids, constrained)
-        done = optimise(engine, plan.__getitem__, check_prompts, params.base, paths.scratch / arm, paths.follow(arm))
+        engine = make_engine(params, policy, reference, judge, stop_ids, constrained)
+        with sample_by(params, policy) as engine.generate:
+            done = optimise(
+                engine, plan.__getitem__, check_prompts, params.base, paths.scratch / arm, paths.follow(arm)
+            )
         save_arm(params, policy, tokenizer, sft, paths.outs[f"models/{arm}"], done)
         metrics |= summarise(done) if arm == "policy" else {"control": summarise(done)}
     return metrics
+
+
+def make_engine(
+    params: Params,
+    policy: Transformer,
+    reference: Transformer,
+    judge: Judge,
+    stop_ids: Sequence[int],
+    constrained: bool,
+) -> PolicyEngine:
+    """Return the engine of the algorithm."""
+    given = (policy, reference, judge, params, params.base, stop_ids, constrained)
+    match params.algorithm:
+        case "grpo":
+            return PolicyEngine(*given)
+        case "ppo":
+            return PPOEngine(*given, params.ppo)
+        case "dpo":
+            return DPOEngine(*given, params.dpo)
+
+
+@contextmanager
+def sample_by(params: Params, policy: Transformer) -> Iterator[Generate]:
+    """Yield what samples answers: this process, or Ray actors while the context lasts."""
+    if params.launcher == "local":
+        yield generate
+    else:
+        from llm.rl.ray_rollout import start_generator
+
+        with start_generator(policy, params.workers, params.base) as spread:
+            yield spread
 
 
 def make_rules(

@@ -47,7 +47,7 @@ def generate(
     top_p: float = 1.0,
     top_k: int = 0,
     stop_ids: Collection[int],
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | Sequence[tuple[int, int]] = 0,
     batch_size: int = 64,
 ) -> list[Completion]:
     """Return one completion per prompt, in the order of the prompts.
@@ -55,8 +55,8 @@ def generate(
     Args:    max_new_tokens: >= 1; a row also ends where the model's context ends.
              temperature: 0 is greedy.  top_p, top_k: see `sampler.truncate`.
              stop_ids: a row ends after any of these.
-             seed: prompt i draws from (seed, i); a sequence names one seed per prompt, and each answer is
-             then the same whatever other prompts are given.
+             seed: prompt i draws from (seed, i); a sequence names one seed per prompt, or the whole pair, and
+             each answer is then the same whatever other prompts are given.
     Raises:  ValueError: an empty prompt, one that fills the context, or an option out of range.
     """
     context = model.config.context
@@ -68,7 +68,7 @@ def generate(
     if isinstance(seed, int):
         seeds = [(seed, row) for row in range(len(prompts))]
     else:
-        seeds = [(s, 0) for s in seed]
+        seeds = [(s, 0) if isinstance(s, int) else s for s in seed]
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts")
     completions = [Completion() for _ in prompts]

@@ -12,9 +12,9 @@ Source: Safe RLHF, arXiv:2310.12773, section 3.3, for the constraint; the algori
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from llm.config import Base
 from llm.infer.generate import Completion, generate
-from llm.infer.score import score_tokens
+from llm.infer.score import TokenScores, score_tokens
 from llm.model.transformer import Transformer
 from llm.rl.checks import Bounds, Check, RunawayError, average_costs, stop_runaway
 from llm.rl.constraint import CostMultiplier, Equality, UpperBound
@@ -63,6 +63,20 @@ class PolicyConfig(LoopConfig, Bounds):
     log_every: int = Field(1, ge=1, description="steps between points of the learning curve")
 
 
+class Generate(Protocol):
+    """Samples answers as `llm.infer.generate.generate` does: prompt i draws from (seed, i)."""
+
+    def __call__(
+        self,
+        model: Transformer,
+        prompts: Sequence[list[int]],
+        *,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        seed: int,
+    ) -> list[Completion]: ...
+
+
 class PolicyEngine:
     """A policy, the reference it may not leave, its judge, and the multipliers: one step per rollout."""
 
@@ -88,6 +102,7 @@ class PolicyEngine:
             name: CostMultiplier(bound, min(start, config.multiplier_limit), rate, config.multiplier_limit)
             for name, bound in config.cost_bounds
         }
+        self.generate: Generate = generate
         self.points: list[dict[str, float]] = []
         self.checks: list[tuple[int, Check]] = []
         self.kept_step, self.kept = 0, copy_weights(policy)
@@ -122,7 +137,7 @@ class PolicyEngine:
     def answer(self, prompts: list[list[int]], seed: int) -> list[Completion]:
         """Sample an answer to each prompt."""
         limit = self.config.max_new_tokens
-        return generate(self.policy, prompts, max_new_tokens=limit, stop_ids=self.stop_ids, seed=seed)
+        return self.generate(self.policy, prompts, max_new_tokens=limit, stop_ids=self.stop_ids, seed=seed)
 
     def step(self, batch: Sequence[Prompt], lr_scale: float) -> dict[str, Tensor | float]:
         done, group = len(self.points) + 1, self.config.answers_per_prompt
@@ -132,10 +147,7 @@ class PolicyEngine:
             ref_BT = rollout.score(self.reference).logp_BT
         principles = [prompt.principle for prompt in batch for _ in range(group)]
         signal_B = price_costs(judged.reward_B, *self._price(judged.cost_BP, principles))
-        advantage_BT = compute_grpo_advantages(signal_B, rollout.length_B, group, self.length_price.value)
-        losses = []
-        for rows in self._split(len(rollout.prompts)):
-            losses.append(self._update(rollout, rows, old.logp_BT, ref_BT, advantage_BT, lr_scale))
+        losses = self.learn(rollout, signal_B, old, ref_BT, lr_scale)
         kl = estimate_sequence_kl(old.logp_BT, ref_BT, old.mask_BT).mean().item()
         costs = average_costs(judged.cost_BP, principles)
         point = {
@@ -159,6 +171,42 @@ class PolicyEngine:
         loss, grad = (sum(values) / len(losses) for values in zip(*losses, strict=True))
         return {"loss": loss, "grad": grad, **point}
 
+    def learn(
+        self, rollout: Rollout, signal_B: Tensor, old: TokenScores, ref_BT: Tensor, lr_scale: float
+    ) -> list[tuple[float, float]]:
+        """Take the steps of a rollout by GRPO; return each one's loss and gradient norm.
+
+        Args: signal_B: what is to be maximised.  old, ref_BT: scores of its answers by the policy and the reference.
+        """
+        group = self.config.answers_per_prompt
+        advantage_BT = compute_grpo_advantages(signal_B, rollout.length_B, group, self.length_price.value)
+        return self.step_clipped(rollout, old.logp_BT, ref_BT, advantage_BT, self.kl_price.value, lr_scale)
+
+    def step_clipped(
+        self, rollout: Rollout, old_BT: Tensor, ref_BT: Tensor, advantage_BT: Tensor, kl_coef: float, lr_scale: float
+    ) -> list[tuple[float, float]]:
+        """Take a clipped step on each minibatch; return their losses and gradient norms."""
+        taken = []
+        for rows_N in split_strided(len(rollout.prompts), self.config.minibatches):
+            new = self.score_rows(rollout, rows_N)
+            width = new.logp_BT.shape[1]
+            old_NT, ref_NT, advantage_NT = (x[rows_N, :width].to(self.device) for x in (old_BT, ref_BT, advantage_BT))
+            loss = compute_policy_loss(new.logp_BT, old_NT, advantage_NT, new.mask_BT, self.config.clip_eps)
+            loss = loss + kl_coef * average_tokens(estimate_kl(new.logp_BT, ref_NT), new.mask_BT)
+            taken.append(self.descend(loss, lr_scale))
+        return taken
+
+    def score_rows(self, rollout: Rollout, rows_N: Tensor) -> TokenScores:
+        """Return the policy's scores of some answers of a rollout, with gradients."""
+        rows, sequences, starts = rows_N.tolist(), rollout.sequences, rollout.starts
+        with compute_in(self.dtype, self.device):
+            return score_tokens(self.policy, [sequences[i] for i in rows], [starts[i] for i in rows])
+
+    def descend(self, loss: Tensor, lr_scale: float) -> tuple[float, float]:
+        """Take one optimiser step; return the loss and the gradient norm."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach()), float(self.optimiser.step(lr_scale, loss.detach()))
+
     def _price(self, cost_BP: Tensor, principles: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """Return each answer's cost under its prompt's principle and that principle's multiplier; 0 without one."""
         cost_B, multiplier_B = torch.zeros(len(principles)), torch.zeros(len(principles))
@@ -167,26 +215,6 @@ class PolicyEngine:
                 cost_B[row] = cost_BP[row, PRINCIPLES.index(name)]
                 multiplier_B[row] = self.multipliers[name].value
         return cost_B, multiplier_B
-
-    def _split(self, num_rows: int) -> list[Tensor]:
-        # Strided, so that every minibatch holds answers of every group.
-        count = min(self.config.minibatches, num_rows)
-        return [torch.arange(first, num_rows, count) for first in range(count)]
-
-    def _update(
-        self, rollout: Rollout, rows_N: Tensor, old_BT: Tensor, ref_BT: Tensor, advantage_BT: Tensor, scale: float
-    ) -> tuple[float, float]:
-        rows = rows_N.tolist()
-        sequences, starts = rollout.sequences, rollout.starts
-        with compute_in(self.dtype, self.device):
-            new = score_tokens(self.policy, [sequences[i] for i in rows], [starts[i] for i in rows])
-        width = new.logp_BT.shape[1]
-        old_NT, ref_NT = old_BT[rows_N, :width], ref_BT[rows_N, :width]
-        advantage_NT = advantage_BT[rows_N, :width].to(self.device)
-        loss = compute_policy_loss(new.logp_BT, old_NT, advantage_NT, new.mask_BT, self.config.clip_eps)
-        loss = loss + self.kl_price.value * average_tokens(estimate_kl(new.logp_BT, ref_NT), new.mask_BT)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach()), float(self.optimiser.step(scale, loss.detach()))
 
     def _keep_if_better(self, done: int) -> None:
         """Check the policy, and keep it when it passes and is rewarded more than what was kept.
@@ -210,8 +238,16 @@ class PolicyEngine:
         if (-ours, check.reward) > (-theirs, best.reward):
             self.kept_step, self.kept = done, copy_weights(self.policy)
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what learns and how, under flat names."""
+        return self.optimiser.state()
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `state` returned in an earlier process."""
+        self.optimiser.load(state)
+
     def save(self, folder: Path, step: int, extra: dict[str, Any], keep: int) -> None:
-        state = self.optimiser.state() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
+        state = self.state() | {f"kept.{name}": tensor for name, tensor in self.kept.items()}
         prices = [self.kl_price.base, self.kl_price.value, self.length_price.value]
         costs = {name: [one.value, one.mean] for name, one in self.multipliers.items()}
         checks = [[at, check.to_json()] for at, check in self.checks]
@@ -223,7 +259,7 @@ class PolicyEngine:
             return None
         step, state, extra = found
         self.kept = {name.removeprefix("kept."): state.pop(name) for name in list(state) if name.startswith("kept.")}
-        self.optimiser.load(state)
+        self.load_state(state)
         mine = extra["policy"]
         self.points, self.kept_step = mine["points"], mine["kept"]
         self.checks = [(at, Check(**check)) for at, check in mine["checks"]]
@@ -277,6 +313,12 @@ def optimise(
     if engine.kept_step == 0 or faults:
         log.warning("no step stayed within all bounds: kept is step %d, over: %s", engine.kept_step, ", ".join(faults))
     return done
+
+
+def split_strided(count: int, parts: int) -> list[Tensor]:
+    """Return places 0..count-1 in at most `parts` parts, neighbours apart: each holds answers to every prompt."""
+    parts = min(parts, count)
+    return [torch.arange(first, count, parts) for first in range(parts)]
 
 
 def copy_weights(model: Transformer) -> dict[str, Tensor]:

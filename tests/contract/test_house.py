@@ -39,7 +39,7 @@ ALLOWED = {
 }
 # Heavy packages, and the only files that may import them.
 HOMES = {
-    "ray": {"llm/train/ray_launcher.py"},
+    "ray": {"llm/train/ray_launcher.py", "llm/rl/ray_rollout.py"},
     "deepspeed": {"llm/train/deepspeed_engine.py"},
     "mlflow": {"stages/plumbing/tracking.py"},
     "great_expectations": {"llm/data/checks/expectations.py"},
