@@ -55,6 +55,9 @@ class Params(PolicyConfig, StageParams):
     dpo: DPOConfig = Field(DPOConfig(), description="of algorithm: dpo")
     launcher: Literal["local", "ray"] = Field("local", description="ray: answers are sampled by `workers` Ray actors")
     workers: int = Field(1, ge=1, le=1 << 14, description="actors of the ray launcher, one for each GPU")
+    control_steps: int | None = Field(
+        None, ge=1, le=10**6, description="steps of the control without multipliers; none: as many as the policy takes"
+    )
     check_prompts: int = Field(128, ge=2, le=10**6, description="prompts set aside to measure policies on")
     principle_share: float = Field(0.5, ge=0, le=1, description="share of the prompts that are about a principle")
     max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out and counted")
@@ -89,14 +92,17 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         f"{params.max_prompt_tokens} tokens; at least twice rlhf.check_prompts={params.check_prompts} are needed",
     )
     check_prompts, left = set_aside(prompts, params.check_prompts, params.principle_share)
-    plan = plan_prompts(left, params.steps, params.prompts_per_step, params.principle_share, params.base.seed)
+    longest_run = max(params.steps, params.control_steps or 0)
+    plan = plan_prompts(left, longest_run, params.prompts_per_step, params.principle_share, params.base.seed)
     rules = make_rules(params.rules, tokenizer, read_split(preferences, "train"))
     judge = Judge(reward_model, tokenizer.im_end_id, rules)
     metrics: dict[str, Any] = {"prompts": len(prompts), "too_long": too_long, "bounds": describe_bounds(params)}
     for arm, constrained in (("policy", True), ("control", False)):
         policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
         stop_ids = (tokenizer.im_end_id, tokenizer.eos_id)
-        engine = make_engine(params, policy, reference, judge, stop_ids, constrained)
+        steps = params.steps if constrained else params.control_steps or params.steps
+        taken = params.model_copy(update={"steps": steps})
+        engine = make_engine(taken, policy, reference, judge, stop_ids, constrained)
         with sample_by(params, policy) as engine.generate:
             done = optimise(
                 engine, plan.__getitem__, check_prompts, params.base, paths.scratch / arm, paths.follow(arm)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from llm.config import Base, ConfigError
-from llm.data.schema import Conversation, Preference, Question, hash_id, write_rows
+from llm.data.schema import Conversation, Document, Preference, Question, hash_id, write_rows
 from llm.data.shards import write_shard
 from llm.data.tokenizer import Tokenizer, train_tokenizer
 from llm.model.config import ModelConfig
@@ -49,6 +49,8 @@ def make_preferences() -> list[Preference]:
     for i, principle in enumerate(PRINCIPLES * 2):
         prompt = [{"role": "user", "content": f"May I open {NOUNS[i]}?"}]
         rows.append(Preference(f"q{i}", str(i), "s", "principle", prompt, "Yes.", "No.", principle=principle))
+        harmless = [{"role": "user", "content": f"May I see {NOUNS[i]}?"}]
+        rows.append(Preference(f"h{i}", f"h{i}", "s", "harmless", harmless, "Yes.", "I cannot help you."))
     return rows
 
 
@@ -70,6 +72,10 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     write_shard(root / "tokens", "val", named[54:], tokenizer)
     clean = root / "clean"
     clean.mkdir()
+    documents = [Document(str(i), make_text(i), "s", "MIT", "", "{}", str(i)) for i in range(60)]
+    write_rows(
+        clean / "documents.parquet", Document, documents, {str(i): "train" if i < 54 else "val" for i in range(60)}
+    )
     tables: list[tuple[str, Any, list[Any]]] = [
         ("questions", Question, make_questions()),
         ("preferences", Preference, make_preferences()),
@@ -77,7 +83,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
     ]
     for name, record, rows in tables:
         write_rows(clean / f"{name}.parquet", record, rows, {row.group: "val" for row in rows})
-    for seed, name in enumerate(("base", "sft", "policy")):
+    for seed, name in enumerate(("base", "sft", "policy", "control")):
         save_model(make_model(tokenizer, seed), root / name)
         tokenizer.save(root / name)
     for seed, name in enumerate(("reward", "reward/second")):
@@ -85,7 +91,11 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Paths:
         with torch.no_grad():
             model.weight_HD.normal_(generator=torch.Generator().manual_seed(seed))
         model.save(root / name)
-    deps = {f"models/{name}": root / name for name in ("base", "sft", "policy", "reward")}
+    bounds = {"kl": 6.0, "cost": dict.fromkeys(PRINCIPLES, 0.15), "max_new_tokens": 6}
+    (root / "rlhf.json").write_text(json.dumps({"metrics": {"bounds": bounds}}))
+    (root / "pretrain.json").write_text(json.dumps({"metrics": {"tokens_seen": 1000, "steps": 10}}))
+    deps = {f"models/{name}": root / name for name in ("base", "sft", "policy", "control", "reward")}
+    deps |= {f"reports/{name}.json": root / f"{name}.json" for name in ("rlhf", "pretrain")}
     return Paths("evaluate", {**deps, "data/tokens": root / "tokens", "data/clean": clean}, {})
 
 
@@ -99,7 +109,7 @@ def make_model(tokenizer: Tokenizer, seed: int) -> Transformer:
 @pytest.fixture(scope="module")
 def params() -> evaluate.Params:
     return evaluate.Params(
-        base=Base(seed=1, threads=1, dtype="fp32"), questions=16, prompts=8, max_new_tokens=6, samples=2
+        base=Base(seed=1, threads=1, dtype="fp32"), questions=16, prompts=8, samples=2, task_items=8, passages=6
     )
 
 
@@ -113,13 +123,22 @@ def test_has_every_key_that_others_read(metrics: dict[str, Any]) -> None:
     assert set(metrics["baselines"]) == {"xz", "zstd", "ngram", "uniform"}
     for name in ("base", "sft", "policy", "word_overlap", "blanked"):
         assert {"accuracy", "low", "high", "n"} <= set(metrics["multiple_choice"][name]), name
-    for part in (metrics["reward"], metrics["reward"]["second"]):
+    for part in (metrics["reward"], *(metrics["reward"][name] for name in ("second", "control", "rule"))):
         assert {"sft", "policy", "delta", "delta_low", "delta_high", "n"} <= set(part)
     assert {"value", "bound"} <= set(metrics["kl"])
-    assert set(metrics["length"]) == {"sft", "policy", "ratio"}
+    assert {"sft", "policy", "ratio"} <= set(metrics["length"])
+    assert {"sft", "policy", "ratio"} <= set(metrics["distinct"])
+    for name in ("sft", "policy", "control", "change"):
+        assert {"value", "low", "high", "n"} <= set(metrics["answered"][name]), name
+    assert {"seen", "unseen", "difference"} <= set(metrics["memorisation"])
+    assert set(metrics["tasks"]) == {"written_answers"}  # no sentence here has the six words of a minimal pair
+    assert metrics["energy"]["modelled_joules_per_answer"] > 0
     assert set(metrics["cost"]) == set(PRINCIPLES)
     for cost in metrics["cost"].values():
-        assert {"value", "low", "high", "bound"} <= set(cost)
+        assert {"value", "low", "high", "bound", "sft", "control"} <= set(cost)
+        assert (
+            cost["measurable"] is False
+        )  # two prompts of a principle say nothing of its head, and neither does chance
         assert 0 <= cost["low"] <= cost["value"] <= cost["high"] <= 1
 
 
@@ -156,4 +175,4 @@ def test_names_what_is_missing(params: evaluate.Params, workspace: Paths, tmp_pa
     assert evaluate.measure_questions(params, tmp_path, models) == {}  # not measured, which the gate does not pass
     emptied = Paths("evaluate", {**workspace.deps, "data/clean": tmp_path}, {})
     with pytest.raises(ConfigError, match="held-out prompts"):
-        evaluate.measure_alignment(params, emptied)
+        evaluate.measure_alignment(params, emptied, {"max_new_tokens": 6})

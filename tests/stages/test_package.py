@@ -53,7 +53,7 @@ def inputs(policy_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
 def run(inputs: dict[str, Path], out: Path) -> dict[str, Any]:
     out.mkdir()
-    section = package.Params(base=Base(threads=1), windows=16, window_tokens=48, prompts=6, max_new_tokens=16)
+    section = package.Params(base=Base(threads=1), windows=16, window_tokens=48, prompts=6)
     return package.run(section, Paths("package", inputs, {"models/release": out}, sources=("book",)))
 
 

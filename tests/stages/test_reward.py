@@ -93,13 +93,11 @@ def test_metrics_have_intervals_per_kind(trained):
     assert metrics["first"]["pairs"] + metrics["second"]["pairs"] == metrics["pairs"]["train"]
     for name in ("first", "second"):
         accuracy = metrics[name]["accuracy"]
-        assert set(accuracy) == {"all", "principle", "sibling", "truncated"}
+        assert set(accuracy) == {"all", "sibling", "truncated"}  # pairs of principles have no more helpful answer
+        assert metrics[name]["ties"] == 12
         assert accuracy["truncated"]["n"] == 18
-        assert accuracy["principle"]["n"] == 12
         assert accuracy["truncated"]["low"] > 0.5
-        assert accuracy["principle"]["low"] > 0.5
-        assert set(metrics[name]["cost"]) == set(PRINCIPLES)
-        assert metrics[name]["cost"]["justice"]["n"] == 6
+        assert metrics[name]["readable"] == {}  # two or three spared groups say nothing
     json.dumps(metrics, allow_nan=False)
 
 

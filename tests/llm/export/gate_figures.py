@@ -21,6 +21,7 @@ ALIGNMENT: dict[str, Any] = {
             **share(0.1),
             "bound": 0.2,
             "measurable": True,
+            "kinds": ["principle"],
             "auroc": {"value": 0.9, "low": 0.85, "high": 0.95, "n": 60},
         }
         for name in PRINCIPLES
@@ -30,6 +31,7 @@ ALIGNMENT: dict[str, Any] = {
 }
 EVALUATION: dict[str, Any] = {
     **ALIGNMENT,
+    "max_new_tokens": 16,
     "bits_per_byte": {"base": 1.8, "policy": 1.9},
     "baselines": {"xz": 2.2, "zstd": 2.3, "ngram": 2.1, "uniform": 8.0},
     "multiple_choice": {

@@ -6,7 +6,7 @@ from llm.config import ConfigError
 from llm.data.schema import Preference, write_rows
 from llm.data.tokenizer import train_tokenizer
 from llm.rl.pairs import plan_batches, read_split, tokenize_pairs
-from llm.rl.prompts import plan_prompts, read_prompts
+from llm.rl.prompts import Prompt, plan_prompts, read_prompts, set_aside
 
 SHARES = {"sibling": 3.0, "principle": 1.0, "absent": 5.0}
 WORDS = "what does the function of this module do it returns a list and reads one file"
@@ -61,10 +61,10 @@ def test_margins_default_to_zero(tokenizer):
     assert [pair.margin for pair in tokenize_pairs(tokenizer, as_dicts(make_rows(4)), 500)] == [0.0, 0.5, 0.0, 0.5]
 
 
-def test_ties_are_left_out(tokenizer):
-    rows = as_dicts(make_rows(4))
+def test_a_margin_of_zero_and_a_pair_of_a_principle_are_ties_of_helpfulness(tokenizer):
+    rows = as_dicts(make_rows(4) + make_rows(1, "justice"))
     rows[1]["margin"] = 0.0
-    assert [pair.id for pair in tokenize_pairs(tokenizer, rows, 500)] == ["doc-000", "doc-002", "doc-003"]
+    assert [pair.tie for pair in tokenize_pairs(tokenizer, rows, 500)] == [False, True, False, False, True]
 
 
 def test_halves_never_share_a_prompt(tokenizer):
@@ -106,23 +106,55 @@ def test_missing_file_is_explained(tmp_path):
         read_split(tmp_path / "preferences.parquet", "train")
 
 
+READABLE = {"justice": ["principle"]}
+
+
 def test_prompts_come_once_from_the_training_split(tokenizer, tmp_path):
     rows = make_rows(40) + make_rows(6, "justice")
     path = tmp_path / "preferences.parquet"
     write_rows(path, Preference, rows, {"g": "train"})
-    prompts = read_prompts(path, tokenizer, 500)
+    prompts, too_long = read_prompts(path, tokenizer, 500, READABLE)
     assert len(prompts) == 23  # two rows share each prompt
+    assert too_long == 0
     assert sum(prompt.principle == "justice" for prompt in prompts) == 3
+    longest = max(len(prompt.ids) for prompt in prompts)
+    kept, too_long = read_prompts(path, tokenizer, longest - 1, READABLE)
+    assert len(kept) + too_long == 23
+    assert too_long > 0
+    # Where no head can read the cost, a prompt is like any other.
+    assert all(prompt.principle is None for prompt in read_prompts(path, tokenizer, 500, {"justice": ["scene"]})[0])
     write_rows(path, Preference, rows, {"g": "val"})
-    assert read_prompts(path, tokenizer, 500) == []
+    assert read_prompts(path, tokenizer, 500, READABLE) == ([], 0)
+
+
+def test_a_prompt_keeps_its_principle_in_pairs_of_other_kinds(tokenizer, tmp_path):
+    (row,) = make_rows(1, "justice")
+    same = Preference("a", "g", "s", "truncated", row.prompt, "it returns a list", "it returns")
+    path = tmp_path / "preferences.parquet"
+    write_rows(path, Preference, [same, row], {"g": "train"})
+    assert [prompt.principle for prompt in read_prompts(path, tokenizer, 500, READABLE)[0]] == ["justice"]
 
 
 def test_prompt_plan_keeps_the_share_and_goes_round(tokenizer, tmp_path):
     path = tmp_path / "preferences.parquet"
     write_rows(path, Preference, make_rows(40) + make_rows(6, "justice"), {"g": "train"})
-    prompts = read_prompts(path, tokenizer, 500)
-    principle = {tuple(prompt.ids) for prompt in prompts if prompt.principle}
+    prompts, _ = read_prompts(path, tokenizer, 500, READABLE)
     plan = plan_prompts(prompts, steps=5, prompts_per_step=5, principle_share=0.2, seed=0)
-    assert [sum(tuple(ids) in principle for ids in batch) for batch in plan] == [1] * 5
-    others = [tuple(ids) for batch in plan for ids in batch if tuple(ids) not in principle]
+    assert [sum(prompt.principle is not None for prompt in batch) for batch in plan] == [1] * 5
+    others = [prompt.key for batch in plan for prompt in batch if prompt.principle is None]
     assert len(others) == len(set(others)) == 20
+
+
+def test_principles_take_turns():
+    prompts = [Prompt(f"{name}{i}", [i], name) for name in ("justice", "autonomy", None) for i in range(4)]
+    plan = plan_prompts(prompts, steps=2, prompts_per_step=4, principle_share=0.5, seed=0)
+    assert [prompt.principle for batch in plan for prompt in batch] == [None, "autonomy", None, "justice"] * 2
+
+
+def test_what_is_set_aside_leaves_two_thirds_of_every_principle():
+    prompts = [Prompt(f"{name}{i}", [i], name) for name, n in (("justice", 6), (None, 50)) for i in range(n)]
+    checks, left = set_aside(prompts, 20, 0.5)
+    assert len(checks) == 20
+    assert sum(prompt.principle == "justice" for prompt in checks) == 2
+    assert len(left) == 36
+    assert not {prompt.key for prompt in checks} & {prompt.key for prompt in left}

@@ -1,5 +1,7 @@
 """The reward model: learns an order, keeps its word after a round trip, ignores padding."""
 
+import math
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -9,7 +11,7 @@ from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
 from llm.rl.pairs import Pair, plan_batches
 from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
-from llm.rl.reward_training import RewardConfig, compute_loss, train_reward_model
+from llm.rl.reward_training import RewardConfig, compute_loss, fit_platt, train_reward_model
 
 VOCAB, END = 260, 1
 SHARES = {"made": 3.0, "principle": 1.0}
@@ -38,7 +40,8 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
         prompt = draw(3)
         lengths = torch.randint(2, 7, (2,), generator=generator).tolist()
         good = (prompt * 3)[: lengths[0]]
-        pairs.append(Pair(f"{seed}-{i}", kind, principle, prompt, [*good, END], [*draw(lengths[1]), END], 0.0, 0))
+        bad, tie = draw(lengths[1]), principle is not None
+        pairs.append(Pair(f"{seed}-{i}", kind, principle, prompt, [*good, END], [*bad, END], 0.0, tie, 0))
     return pairs
 
 
@@ -46,7 +49,8 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
 def trained() -> tuple[RewardModel, list[dict[str, float]]]:
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    return model, train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, Base(dtype="fp32"), None)
+    batches, spared = plan_batches(pairs, 40, 16, SHARES, 0), make_pairs(60, 12, "justice")
+    return model, train_reward_model(model, batches, spared, CONFIG, Base(dtype="fp32"), None)
 
 
 def rewards(model: RewardModel, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,8 +61,10 @@ def rewards(model: RewardModel, pairs: list[Pair]) -> tuple[torch.Tensor, torch.
 def test_untrained_model_has_no_opinion():
     scores = make_model().score([[5, 6, END], [7, END]])
     assert scores.tolist() == [[0.0, 0.5, 0.5, 0.5, 0.5]] * 2
-    loss, _ = compute_loss(make_model(), make_pairs(4, 3), 1.0)
+    loss, accuracy = compute_loss(make_model(), make_pairs(4, 3), 1.0)
     assert loss.item() == pytest.approx(torch.tensor(2.0).log().item())
+    assert accuracy == 0.0
+    assert compute_loss(make_model(), make_pairs(4, 3, "justice"), 1.0)[1] == 0.5  # ties alone: nothing to be right on
 
 
 def test_learns_the_order_of_pairs_it_has_not_seen(trained):
@@ -91,8 +97,49 @@ def test_score_ignores_company_and_order(trained):
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)  # rounding: other shapes sum in another order
 
 
+def test_calibrated_costs_are_the_shares_of_bad_answers(trained):
+    """On pairs that neither training nor calibration saw; the head as trained is too timid (negative control)."""
+    model = trained[0]
+    justice = HEADS.index("justice")
+    chosen, rejected = (side[:, justice] for side in rewards(model, make_pairs(300, 13, "justice")))
+    said, true = torch.cat([chosen, rejected]), torch.tensor([0.0, 1.0]).repeat_interleave(300)
+    sure = (said - 0.5).abs() > 0.3
+    assert sure.float().mean() > 0.4
+    assert abs(said[sure & (said > 0.5)].mean() - true[sure & (said > 0.5)].mean()) < 0.1
+    assert abs(said[sure & (said < 0.5)].mean() - true[sure & (said < 0.5)].mean()) < 0.1
+
+
+def test_platt_scaling_equals_a_grid_search():
+    generator = torch.Generator().manual_seed(0)
+    logit = torch.randn(400, generator=generator, dtype=torch.float64)
+    true_odds = 3.0 * logit - 1.0
+    is_bad = (torch.rand(400, generator=generator, dtype=torch.float64) < true_odds.sigmoid()).double()
+    scale, shift = fit_platt(logit, is_bad)
+
+    def loss(log_a: float, b: float) -> float:
+        scaled = math.exp(log_a) * logit + b
+        mean = torch.nn.functional.binary_cross_entropy_with_logits(scaled, is_bad)
+        return float(mean) + 0.01 * (log_a**2 + b**2)
+
+    grid = [(i / 100, j / 100) for i in range(0, 200, 2) for j in range(-200, 50, 2)]
+    best = min(grid, key=lambda point: loss(*point))
+    assert math.log(scale) == pytest.approx(best[0], abs=0.03)
+    assert shift == pytest.approx(best[1], abs=0.03)
+    assert loss(math.log(scale), shift) <= loss(*best) < loss(0.0, 0.0)
+
+
+def test_platt_scaling_of_a_perfect_order_stays_finite():
+    scale, shift = fit_platt(
+        torch.tensor([-1.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    )
+    assert 2.0 < scale < 100.0
+    assert shift == pytest.approx(0.0, abs=1e-6)
+
+
 def test_folder_round_trip_is_exact(trained, tmp_path):
+    trained[0].readable = {"justice": ["scene"]}
     trained[0].save(tmp_path)
+    assert RewardModel.load(tmp_path).readable == {"justice": ["scene"]}
     rows = [pair.prompt + pair.chosen for pair in make_pairs(5, 4)]
     assert torch.equal(RewardModel.load(tmp_path).score(rows), trained[0].score(rows))
     heads = load_file(tmp_path / "heads.safetensors")
@@ -115,7 +162,8 @@ def test_missing_head_is_named(trained, tmp_path):
 def test_same_batches_same_bytes(trained):
     model = make_model()
     pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), CONFIG, Base(dtype="fp32"), None)
+    spared = make_pairs(60, 12, "justice")
+    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), spared, CONFIG, Base(dtype="fp32"), None)
     assert trace == trained[1]
     for ours, theirs in zip(model.parameters(), trained[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
