@@ -86,7 +86,7 @@ def package_candidate(policy_inputs: dict[str, Path], root: Path, answer: str) -
     settings = quantize.Params(base=Base(threads=1), calibration=4, windows=8, window_tokens=32, positions=400)
     quantized = quantize.run(settings, Paths("quantize", deps, {"models/quantized": root / "quantized"}))
     (root / "quantize.json").write_text(json.dumps({"metrics": quantized}))
-    (root / "evaluate.json").write_text(json.dumps({"metrics": EVALUATION}))
+    (root / "evaluate.json").write_text(json.dumps({"metrics": {**EVALUATION, "max_new_tokens": 12}}))
     deps |= {
         "models/sft": root / "sft",
         "models/reward": root / "reward",
@@ -100,9 +100,7 @@ def package_candidate(policy_inputs: dict[str, Path], root: Path, answer: str) -
     bounds = package.Bounds(
         choice=0.0, agreement=0.5, bits_loss=0.5, distinct_ratio=0.0, answered_change=-1, length_change=1.0
     )
-    section = package.Params(
-        base=Base(threads=1), windows=8, window_tokens=32, prompts=15, max_new_tokens=12, bounds=bounds
-    )
+    section = package.Params(base=Base(threads=1), windows=8, window_tokens=32, prompts=15, bounds=bounds)
     return package.run(section, Paths("package", deps, {"models/release": out}, sources=("s",)))
 
 

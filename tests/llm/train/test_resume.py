@@ -47,7 +47,7 @@ def wait_for_step(process: subprocess.Popen, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward"])
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "reward", "rlhf"])
 def test_killed_twice_ends_in_the_same_bytes(stage, tmp_path):
     """SIGKILL at two moments drawn from the operating system; every step writes a checkpoint, and may be cut in it."""
     whole = script.digest(script.run_stage(stage, tmp_path / "whole", checkpoint_every=1000))

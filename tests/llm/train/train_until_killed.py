@@ -1,6 +1,6 @@
 """Train the tiny model of a stage in a process of its own; print the digest of its weights. Run by tests.
 
-    python train_until_killed.py pretrain|sft|reward SCRATCH [STEPS]
+    python train_until_killed.py pretrain|sft|reward|rlhf SCRATCH [STEPS]
 
 A line `did N steps` on stderr follows each step.
 """
@@ -20,7 +20,10 @@ from llm.config import Base
 from llm.data.loader import PackedLoader, WindowLoader
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
+from llm.rl.judge import Judge
 from llm.rl.pairs import Pair, plan_batches
+from llm.rl.policy_engine import PolicyConfig, PolicyEngine, optimise
+from llm.rl.prompts import Prompt
 from llm.rl.reward_model import RewardModel
 from llm.rl.reward_training import RewardConfig, RewardEngine, train_reward_model
 from llm.train.early_stop import EarlyStop, EarlyStopConfig
@@ -51,8 +54,10 @@ def run_stage(stage: str, scratch: Path, steps: int = STEPS, checkpoint_every: i
         pairs = [make_pair(number) for number in range(40)]
         config = RewardConfig(steps=steps, batch_pairs=4, checkpoint_every=checkpoint_every)
         reward_model = RewardModel(make_model())
-        train_reward_model(reward_model, plan_batches(pairs, steps, 4, {}, 1), config, BASE, scratch)
+        train_reward_model(reward_model, plan_batches(pairs, steps, 4, {}, 1), pairs[:8], config, BASE, scratch)
         return reward_model
+    if stage == "rlhf":
+        return run_rlhf(scratch, steps, checkpoint_every)
     config = TrainConfig(steps=steps, batch_size=4, checkpoint_every=checkpoint_every, log_every=2)
     loader: Any = WindowLoader(draw_tokens(4000, 0), 32, 4, 1)
     if stage == "sft":
@@ -73,7 +78,23 @@ def run_stage(stage: str, scratch: Path, steps: int = STEPS, checkpoint_every: i
 
 def make_pair(number: int) -> Pair:
     prompt, chosen, rejected = (draw_tokens(6, 3 * number + part).tolist() for part in range(3))
-    return Pair(f"{number:03d}", "made", None, prompt, chosen, rejected, 0.0, 0)
+    return Pair(f"{number:03d}", "made", None, prompt, chosen, rejected, 0.0, False, 0)
+
+
+def run_rlhf(scratch: Path, steps: int, checkpoint_every: int) -> Transformer:
+    """A policy under the cost bounds of a reward model whose heads are random."""
+    judge = RewardModel(make_model())
+    with torch.no_grad():
+        judge.weight_HD.normal_(generator=torch.Generator().manual_seed(0))
+    config = PolicyConfig(
+        steps=steps, prompts_per_step=4, answers_per_prompt=2, max_new_tokens=4, check_every=4,
+        checkpoint_every=checkpoint_every,
+    )  # fmt: skip
+    prompts = [Prompt(str(n), draw_tokens(4, n).tolist(), "justice" if n % 2 else None) for n in range(4 * steps + 8)]
+    policy = make_model()
+    engine = PolicyEngine(policy, make_model(), Judge(judge, 1), config, BASE, (1,))
+    optimise(engine, lambda step: prompts[8 + 4 * step : 12 + 4 * step], prompts[:8], BASE, scratch)
+    return policy
 
 
 def digest(model: torch.nn.Module) -> str:
@@ -100,6 +121,7 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tell_steps(LocalEngine)
     tell_steps(RewardEngine)
+    tell_steps(PolicyEngine)
     stage, scratch, *rest = sys.argv[1:]
     try:
         print(digest(run_stage(stage, Path(scratch), *map(int, rest))))
