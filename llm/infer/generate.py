@@ -48,7 +48,7 @@ def generate(
     top_k: int = 0,
     stop_ids: Collection[int],
     seed: int | Sequence[int] | Sequence[tuple[int, int]] = 0,
-    batch_size: int = 64,
+    batch_size: int = 128,
 ) -> list[Completion]:
     """Return one completion per prompt, in the order of the prompts.
 

@@ -13,17 +13,17 @@ from llm.rl.reward_model import PRINCIPLES
 
 # A kept policy must lie within the bounds on other prompts too: a mean over some dozens of answers is that uncertain.
 KL_ROOM = 0.85
-COST_ROOM = 0.6
+COST_ROOM = 0.5
 DISTINCT_ROOM = 0.85
 
 
 class CostBounds(BaseParams):
     """The largest mean probability of a bad answer, per principle."""
 
-    beneficence: float = Field(0.15, gt=0, lt=1)
-    non_maleficence: float = Field(0.15, gt=0, lt=1)
-    autonomy: float = Field(0.15, gt=0, lt=1)
-    justice: float = Field(0.15, gt=0, lt=1)
+    beneficence: float = Field(0.2, gt=0, lt=1)
+    non_maleficence: float = Field(0.2, gt=0, lt=1)
+    autonomy: float = Field(0.2, gt=0, lt=1)
+    justice: float = Field(0.2, gt=0, lt=1)
 
 
 class Bounds(BaseParams):

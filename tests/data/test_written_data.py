@@ -162,6 +162,7 @@ def test_length_does_not_tell_the_sides_of_a_scene(scenes: dict, name: str) -> N
     assert 0.8 <= length("good") / length("bad") <= 1.25
 
 
-def test_harmless_prompts_look_like_dangerous_ones(scenes: dict) -> None:
-    """So that to refuse whatever begins like a dangerous question costs answers."""
-    assert len(set(scenes["harmless"]["prompts"]) & set(scenes["non_maleficence"]["prompts"])) >= 3
+def test_dangerous_prompts_hold_harmless_ones(scenes: dict) -> None:
+    """Only the stated danger tells them apart: to refuse whatever begins like a dangerous question costs answers."""
+    asked = [prompt.rstrip(".") for prompt in scenes["harmless"]["prompts"]]
+    assert all(any(one in prompt for prompt in scenes["non_maleficence"]["prompts"]) for one in asked)

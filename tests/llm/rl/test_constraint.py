@@ -46,7 +46,7 @@ def test_equality_prices_both_sides_and_forgets():
 
 
 def test_a_cost_multiplier_follows_the_running_mean_within_its_limits():
-    price = CostMultiplier(bound=0.2, start=1.0, rate=0.5, limit=2.0)  # its target is 0.1
+    price = CostMultiplier(bound=1 / 3, start=1.0, rate=0.5, limit=2.0)  # its target is 0.1
     price.update(0.15)  # e = 0.5
     assert price.value == pytest.approx(1.25)
     price.update(0.05)  # the mean is 0.8 * 0.15 + 0.2 * 0.05 = 0.13, e = 0.3

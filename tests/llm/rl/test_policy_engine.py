@@ -147,15 +147,15 @@ def make_check(**changes) -> Check:
 
 def test_a_policy_passes_only_within_every_bound():
     reference, bounds = make_check(), Bounds(kl_bound=4.0)
-    assert make_check(kl=3.3, length=10.9, distinct=0.9, cost={"justice": 0.08}).faults(reference, bounds) == []
+    assert make_check(kl=3.3, length=10.9, distinct=0.9, cost={"justice": 0.09}).faults(reference, bounds) == []
     assert make_check(kl=3.5).faults(reference, bounds) == ["kl"]  # within the bound of 4, but not with room
     assert make_check(length=8.9).faults(reference, bounds) == ["length"]
     assert make_check(length=11.1).faults(reference, bounds) == ["length"]
     assert make_check(distinct=0.5).faults(reference, bounds) == ["distinct"]  # one answer to every other prompt
-    costly = make_check(cost={"justice": 0.1, "autonomy": 0.0})
+    costly = make_check(cost={"justice": 0.12, "autonomy": 0.0})
     assert costly.faults(reference, bounds) == ["cost.justice"]
     assert costly.faults(reference, bounds, constrained=False) == []
-    assert costly.excess(bounds) == pytest.approx(0.1 - 0.6 * 0.15)
+    assert costly.excess(bounds) == pytest.approx(0.02)
 
 
 def test_costs_are_averaged_over_the_prompts_of_their_principle():
