@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import pstdev
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from llm.rl.reward_model import PRINCIPLES
 KL_ROOM = 0.85
 COST_ROOM = 0.5
 DISTINCT_ROOM = 0.85
+RECENT = 5  # steps whose mean reward says that it has collapsed
 
 
 class CostBounds(BaseParams):
@@ -84,11 +86,19 @@ class RunawayError(RuntimeError):
     """Training has left every sensible range; what was kept before is still good."""
 
 
-def stop_runaway(point: Mapping[str, float], reference: Check, entropy: float, bounds: Bounds) -> None:
-    """Raise RunawayError when KL, length or entropy of a rollout have run away.
+def stop_runaway(points: Sequence[Mapping[str, float]], reference: Check, bounds: Bounds) -> None:
+    """Raise RunawayError when KL, length or entropy of the last rollout have run away, or rewards have collapsed.
 
-    Args: point: a step's trace.  reference: check of sft.  entropy: of the first rollout [nats per token].
+    Args: points: the trace so far.  reference: check of sft.
     """
+    point, entropy = points[-1], points[0]["entropy"]
+    recent = [one["reward"] for one in points[-RECENT:]]
+    floor = reference.reward - 2 * pstdev(reference.rewards)
+    if len(recent) == RECENT and sum(recent) / RECENT < floor:
+        raise RunawayError(
+            f"the mean reward of {RECENT} steps is {sum(recent) / RECENT:.2f}, two standard deviations under sft's "
+            f"{reference.reward:.2f}: lower rlhf.lr or rlhf.multiplier_limit"
+        )
     if point["kl"] > 10 * bounds.kl_bound:
         raise RunawayError(f"KL is {point['kl']:.1f}, ten times rlhf.kl_bound={bounds.kl_bound}: lower rlhf.lr")
     if point["length"] > 3 * reference.length:

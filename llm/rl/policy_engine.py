@@ -161,7 +161,7 @@ class PolicyEngine:
             **{f"multiplier.{name}": one.value for name, one in self.multipliers.items()},
         }
         self.points.append({"step": done, **{name: round(value, 5) for name, value in point.items()}})
-        stop_runaway(point, self.checks[0][1], self.points[0]["entropy"], self.config)
+        stop_runaway(self.points, self.checks[0][1], self.config)
         self.kl_price.update(kl)
         self.length_price.update(point["length"])
         for name, cost in costs.items():

@@ -224,13 +224,16 @@ def test_a_loss_that_is_no_number_keeps_what_was_good(trained):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"kl": 41.0}, "KL"), ({"length": 31.0}, "tokens"), ({"entropy": 0.01}, "entropy")],
+    [({"kl": 41.0}, "KL"), ({"length": 31.0}, "tokens"), ({"entropy": 0.01}, "entropy"), ({"reward": -2.1}, "reward")],
 )
 def test_a_run_that_goes_astray_is_stopped(changes, said):
-    point = {"kl": 1.0, "length": 10.0, "entropy": 2.0}
-    stop_runaway(point, make_check(), 2.0, Bounds(kl_bound=4.0))
+    sane = {"kl": 1.0, "length": 10.0, "entropy": 2.0, "reward": 0.0}
+    reference = make_check(rewards=[-1.0, 1.0])  # one standard deviation is 1
+    stop_runaway([sane] * 9, reference, Bounds(kl_bound=4.0))
     with pytest.raises(RunawayError, match=said):
-        stop_runaway(point | changes, make_check(), 2.0, Bounds(kl_bound=4.0))
+        stop_runaway([sane, *[sane | changes] * 5], reference, Bounds(kl_bound=4.0))
+    if said == "reward":  # a bad step or two are no collapse
+        stop_runaway([sane] * 5 + [sane | changes] * 2, reference, Bounds(kl_bound=4.0))
 
 
 def test_a_high_price_keeps_the_policy_close():
