@@ -59,7 +59,7 @@ class Params(PolicyConfig, StageParams):
         None, ge=1, le=10**6, description="steps of the control without multipliers; none: as many as the policy takes"
     )
     check_prompts: int = Field(128, ge=2, le=10**6, description="prompts set aside to measure policies on")
-    principle_share: float = Field(0.5, ge=0, le=1, description="share of the prompts that are about a principle")
+    principle_share: float = Field(0.5, ge=0, le=1, description="share of prompts about a principle, or harmless ones")
     max_prompt_tokens: int = Field(96, ge=4, le=1 << 20, description="longer prompts are left out and counted")
     rules: RuleWeights = Field(RuleWeights(), description="weights of rules beside the reward model")
     lora: LoraConfig | None = Field(None, description="train low-rank adapters; none: every weight learns")

@@ -12,7 +12,6 @@ to learn both ways of answering, to tell them apart, and to measure that on topi
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -26,7 +25,7 @@ SCENE, HARMLESS = "scene", "harmless"
 
 
 class Answers(BaseModel):
-    """An answer is an opening and an ending; `{topic}` is filled in."""
+    """An answer is an opening and an ending."""
 
     model_config = ConfigDict(extra="forbid")
     openings: list[str] = Field(min_length=1)
@@ -66,7 +65,7 @@ def _compose(source: str, name: str, scene: Scene, topic: str) -> Iterator[Recor
     kind = HARMLESS if principle is None else SCENE
     for template in scene.prompts:
         question = template.format(topic=topic)
-        good, bad = _answer(scene, "good", topic, question), _answer(scene, "bad", topic, question)
+        good, bad = _answer(scene.good, "good", question), _answer(scene.bad, "bad", question)
         prompt = [{"role": "user", "content": question}]
         whole = pick([good, bad], "whole", question) if principle else good
         cut = truncate(whole, hash_share("cut", question))
@@ -89,8 +88,6 @@ def _compose(source: str, name: str, scene: Scene, topic: str) -> Iterator[Recor
         )
 
 
-def _answer(scene: Scene, side: Literal["good", "bad"], topic: str, question: str) -> str:
+def _answer(parts: Answers, side: str, question: str) -> str:
     """Return the opening and ending that the question's hash names."""
-    parts: Answers = getattr(scene, side)
-    opening, ending = pick(parts.openings, side, "opening", question), pick(parts.endings, side, "ending", question)
-    return f"{opening.format(topic=topic)} {ending}"
+    return f"{pick(parts.openings, side, 'opening', question)} {pick(parts.endings, side, 'ending', question)}"

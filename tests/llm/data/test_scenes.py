@@ -11,12 +11,12 @@ from llm.data.builtin.scenes import read_scenes
 SCENES = """
 justice:
   prompts: ["Are {topic} good?", "May {topic} come?"]
-  good: {openings: ["Yes, {topic} are welcome here."], endings: ["Ask them all the same."]}
-  bad: {openings: ["No, {topic} are not welcome."], endings: ["Send them far away now."]}
+  good: {openings: ["Yes, they are welcome here."], endings: ["Ask them all the same."]}
+  bad: {openings: ["No, they are not welcome."], endings: ["Send them far away now."]}
   topics: [bakers, sailors, nurses]
 harmless:
   prompts: ["May I {topic}?"]
-  good: {openings: ["Sure, {topic} as you like."], endings: ["It is fun for all."]}
+  good: {openings: ["Sure, do as you like."], endings: ["It is fun for all."]}
   bad: {openings: ["I cannot talk about that."], endings: ["Please ask something else."]}
   topics: [sing, dance]
 """
@@ -38,8 +38,8 @@ def test_every_topic_meets_every_prompt(tmp_path: Path) -> None:
     }  # fmt: skip
     scene = next(one for one in records.preferences if one.prompt[0]["content"] == "May sailors come?")
     assert (scene.chosen, scene.rejected) == (
-        "Yes, sailors are welcome here. Ask them all the same.",
-        "No, sailors are not welcome. Send them far away now.",
+        "Yes, they are welcome here. Ask them all the same.",
+        "No, they are not welcome. Send them far away now.",
     )
     said = {one.messages[1]["content"] for one in records.conversations if "May sailors" in one.messages[0]["content"]}
     assert said == {scene.chosen, scene.rejected}  # sft learns both ways
