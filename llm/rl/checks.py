@@ -43,7 +43,7 @@ class Check:
     rewards: list[float]  # of each answer
     kl: float
     length: float
-    distinct: float  # share of different answers
+    distinct: float  # share of different answers to prompts of no principle
     cost: dict[str, float]  # mean per principle that the prompts hold
 
     @property

@@ -118,12 +118,14 @@ class PolicyEngine:
         rollout, judged = self.sample(self.check_prompts, 1, self.seed)
         with compute_in(self.dtype, self.device):
             kl_B = measure_kl(self.policy, self.reference, rollout)
-        answers = {tuple(one.tokens) for one in rollout.completions}
+        # Few words fit a prompt of a principle or a harmless one: variety is asked for where answers are many.
+        plain = [one for one, prompt in zip(rollout.completions, self.check_prompts, strict=True) if not prompt.pool]
+        answers = [tuple(one.tokens) for one in plain or rollout.completions]
         return Check(
             judged.reward_B.tolist(),
             kl_B.mean().item(),
             rollout.length_B.mean().item(),
-            len(answers) / len(rollout.completions),
+            len(set(answers)) / len(answers),
             average_costs(judged.cost_BP, [prompt.principle for prompt in self.check_prompts]),
         )
 

@@ -13,12 +13,11 @@ from llm.evals.alignment import (
     compare_rewards,
     estimate_divergence,
     make_prompt,
-    measure_cost,
 )
 from llm.infer.generate import Completion
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
-from llm.rl.reward_model import HEADS, RewardModel
+from llm.rl.reward_model import RewardModel
 
 
 def make_model(tokenizer: Tokenizer, seed: int) -> Transformer:
@@ -78,16 +77,3 @@ def test_divergence_is_zero_from_itself_and_positive_from_another(tokenizer: Tok
     answers = answer_prompts(policy, tokenizer, prompts, 8)
     assert estimate_divergence(policy, policy, answers).value == pytest.approx(0.0, abs=1e-5)
     assert estimate_divergence(policy, other, answers).value > 0.0
-
-
-def test_cost_is_the_probability_of_its_own_head_on_its_own_prompts(
-    tokenizer: Tokenizer, prompts: list[Prompt]
-) -> None:
-    reward = RewardModel(make_model(tokenizer, 1))
-    with torch.no_grad():
-        reward.bias_H[HEADS.index("justice")] = 2.0
-    plain = make_prompt(tokenizer, [{"role": "user", "content": "Hello"}], "Hi")
-    answers = answer_prompts(make_model(tokenizer, 2), tokenizer, [*prompts, plain], 4)
-    found = measure_cost(answers, reward, tokenizer.im_end_id, "justice")
-    assert found.n == len(prompts)
-    assert found.value == pytest.approx(1 / (1 + 2.718281828**-2), abs=1e-5)
