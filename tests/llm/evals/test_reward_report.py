@@ -116,14 +116,14 @@ def test_accuracy_and_calibration_by_hand() -> None:
 
 
 def test_pairs_of_a_principle_count_for_its_cost_head_alone() -> None:
-    pairs = [make_pair(i, principle="justice", tie=True) for i in range(4)]
-    found = summarise_pairs(pairs, "aabb", make_logits([(-1, 1), (-2, 0), (1, 0.5), (-1, 2)], "justice"))
+    pairs = [make_pair(i, principle="justice", tie=True) for i in range(12)]
+    logits = make_logits([(-1, 1), (-2, 0), (1, 0.5), (-1, 2)] * 3, "justice")
+    found = summarise_pairs(pairs, "abcdefghijkl", logits)
     # Bad answers 1, 0, 0.5, 2 against good ones -1, -2, 1, -1: all 16 but 1 = 1 (a half), 0 < 1 and 0.5 < 1.
     assert found["cost"]["justice"]["auroc"]["value"] == pytest.approx(13.5 / 16)
-    assert (found["accuracy"], found["ties"]) == ({}, 4)
+    assert (found["accuracy"], found["ties"]) == ({}, 12)
     assert not {"calibration", "length"} & set(found)
-    alone = summarise_pairs(pairs, "aaaa", make_logits([(-1, 1)] * 4, "justice"))
-    assert alone["cost"] == {}  # one group: there is nothing to resample
+    assert summarise_pairs(pairs, "abcdefghiiii", logits)["cost"] == {}  # nine groups are too few to resample
 
 
 def test_length_bias_by_hand_and_corrected() -> None:

@@ -14,8 +14,8 @@ from llm.rl.reward_model import HEADS, PRINCIPLES, RewardModel
 from llm.rl.reward_training import RewardConfig, compute_loss, fit_platt, train_reward_model
 
 VOCAB, END = 260, 1
-SHARES = {"made": 3.0, "principle": 1.0}
-CONFIG = RewardConfig(steps=40, batch_pairs=16, lr=3e-3)
+SHARES = {"made": 1.0, "principle": 1.0}
+CONFIG = RewardConfig(steps=140, batch_pairs=16, lr=3e-3, cost_weight=1.0)
 
 
 def make_model(seed: int = 0) -> RewardModel:
@@ -48,8 +48,8 @@ def make_pairs(count: int, seed: int, principle: str | None = None) -> list[Pair
 @pytest.fixture(scope="module")
 def trained() -> tuple[RewardModel, list[dict[str, float]]]:
     model = make_model()
-    pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    batches, spared = plan_batches(pairs, 40, 16, SHARES, 0), make_pairs(60, 12, "justice")
+    pairs = make_pairs(400, 1) + make_pairs(400, 2, "justice")
+    batches, spared = plan_batches(pairs, 140, 16, SHARES, 0), make_pairs(200, 12, "justice")
     return model, train_reward_model(model, batches, spared, CONFIG, Base(dtype="fp32"), None)
 
 
@@ -74,7 +74,7 @@ def test_learns_the_order_of_pairs_it_has_not_seen(trained):
     assert accuracy > 0.8
     assert trace[-1]["loss"] < trace[0]["loss"]
     assert list(trace[0]) == ["step", "lr", "loss", "accuracy", "grad"]
-    assert [point["step"] for point in trace] == list(range(5, 41, 5))
+    assert [point["step"] for point in trace] == list(range(5, 141, 5))
 
 
 def test_cost_head_learns_its_principle_and_others_stay_silent(trained):
@@ -98,15 +98,13 @@ def test_score_ignores_company_and_order(trained):
 
 
 def test_calibrated_costs_are_the_shares_of_bad_answers(trained):
-    """On pairs that neither training nor calibration saw; the head as trained is too timid (negative control)."""
-    model = trained[0]
+    """On pairs that neither training nor calibration saw: as many of the answers are bad as is said."""
     justice = HEADS.index("justice")
-    chosen, rejected = (side[:, justice] for side in rewards(model, make_pairs(300, 13, "justice")))
-    said, true = torch.cat([chosen, rejected]), torch.tensor([0.0, 1.0]).repeat_interleave(300)
-    sure = (said - 0.5).abs() > 0.3
-    assert sure.float().mean() > 0.4
-    assert abs(said[sure & (said > 0.5)].mean() - true[sure & (said > 0.5)].mean()) < 0.1
-    assert abs(said[sure & (said < 0.5)].mean() - true[sure & (said < 0.5)].mean()) < 0.1
+    chosen, rejected = (side[:, justice] for side in rewards(trained[0], make_pairs(400, 13, "justice")))
+    said, true = torch.cat([chosen, rejected]), torch.tensor([0.0, 1.0]).repeat_interleave(400)
+    for side in (said > 0.5, said < 0.5):
+        assert side.sum() > 200
+        assert abs(said[side].mean() - true[side].mean()) < 0.08
 
 
 def test_platt_scaling_equals_a_grid_search():
@@ -161,9 +159,9 @@ def test_missing_head_is_named(trained, tmp_path):
 
 def test_same_batches_same_bytes(trained):
     model = make_model()
-    pairs = make_pairs(400, 1) + make_pairs(100, 2, "justice")
-    spared = make_pairs(60, 12, "justice")
-    trace = train_reward_model(model, plan_batches(pairs, 40, 16, SHARES, 0), spared, CONFIG, Base(dtype="fp32"), None)
+    pairs = make_pairs(400, 1) + make_pairs(400, 2, "justice")
+    spared = make_pairs(200, 12, "justice")
+    trace = train_reward_model(model, plan_batches(pairs, 140, 16, SHARES, 0), spared, CONFIG, Base(dtype="fp32"), None)
     assert trace == trained[1]
     for ours, theirs in zip(model.parameters(), trained[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
