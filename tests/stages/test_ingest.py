@@ -67,16 +67,13 @@ def test_pydocs_and_chat_divide_the_kinds(tmp_path: Path) -> None:
     assert text["questions"] > 50
     assert text["conversations"] == text["preferences"] == chat["documents"] == chat["questions"] == 0
     rows = pq.read_table(tmp_path / "raw/chat/conversations.parquet").to_pylist()
-    assert {row["kind"] for row in rows} == {"qa", "smalltalk", "principle"}
+    assert {row["kind"] for row in rows} == {"qa", "smalltalk", "principle", "scene", "harmless"}
     assert sum(row["kind"] == "qa" for row in rows) == 200
     pairs = pq.read_table(tmp_path / "raw/chat/preferences.parquet").to_pylist()
-    assert {row["kind"] for row in pairs} == {"sibling", "invented", "truncated", "principle"}
-    assert {row["principle"] for row in pairs if row["kind"] == "principle"} == {
-        "beneficence",
-        "non_maleficence",
-        "autonomy",
-        "justice",
-    }
+    assert {row["kind"] for row in pairs} == {"sibling", "invented", "truncated", "principle", "scene", "harmless"}
+    for kind in ("principle", "scene"):
+        named = {row["principle"] for row in pairs if row["kind"] == kind}
+        assert named == {"beneficence", "non_maleficence", "autonomy", "justice"}
 
 
 def test_the_same_bytes_under_another_hash_seed(tmp_path: Path) -> None:

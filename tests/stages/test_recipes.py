@@ -62,7 +62,6 @@ def test_sections_fit_together(name):
     assert parse_params("sft", sft.Params, tree).max_len_tokens <= params.max_context
     limits = parse_params("rlhf", rlhf.Params, tree)
     assert limits.max_prompt_tokens + limits.max_new_tokens <= params.max_context
-    assert parse_params("evaluate", evaluate.Params, tree).kl_bound == limits.kl_bound
     source = parse_params("ingest", ingest.Params, tree).sources["fineweb-edu"]
     assert is_hosted(source.path)
     # at least 4 bytes of text a token of this budget are read (FineWeb-Edu: about 4.4)
