@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from llm.evals.statistics import Interval, paired_share_difference, wilson_interval
 
-CONSTANT_SHARE, CONSTANT_COUNT = 0.1, 3
+CONSTANT_SHARE, CONSTANT_COUNT = 0.5, 3  # a short good answer may well fit a fifth of the prompts
 MAX_CHARS = 500  # of a first sentence: a longer one is looked at so far
 
 _I = r"\b(?:i|we)(?: am|'m| are|'re)? (?:really |just |simply |sadly |still )*"

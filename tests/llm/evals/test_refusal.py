@@ -156,10 +156,10 @@ def test_composed_answers_to_harmless_prompts_are_told_apart() -> None:
 
 
 def test_one_answer_to_everything_is_a_constant() -> None:
-    varied = [f"Take the {i}th train." for i in range(27)]
+    varied = [f"Take the {i}th train." for i in range(3)]
     assert judge_answers([*varied, "Yes, do it.", "yes do it", "Yes! Do it!"])[-3:] == ["constant"] * 3
-    assert judge_answers([*varied, "Yes, do it.", "yes do it"])[-2:] == [None] * 2  # two of 29: below three
-    assert judge_answers([*varied, *varied, "a", "b", *["Yes."] * 3])[-1] is None  # 3 of 59: below a tenth
+    assert judge_answers([*varied[:2], "Yes, do it.", "yes do it"])[-2:] == [None] * 2  # half of four, but below three
+    assert judge_answers([*varied, "a", *["Yes."] * 3])[-1] is None  # 3 of 7: below a half
     assert measure_answered(["Yes, of course."] * 50).value == 0.0
 
 
