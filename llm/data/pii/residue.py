@@ -32,7 +32,8 @@ PATTERNS: dict[ResidueType, str] = {
         r"(\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3})(?:[^\w.]|\.\s|\.?$)"
     ),
     "phone": r"(?:^|[^\w.+-])(\+1 (?:[2-9]\d\d-|\([2-9]\d\d\) )[2-9]\d\d-\d{4})(?:[^\w.-]|\.\s|\.?$)",
-    "credit_card": (r"(?:^|[^\w.-])([45]\d{3}(?: \d{4} \d{4} |-\d{4}-\d{4}-)\d{4})(?:[^\w.-]|\.\s|\.?$)"),
+    # after a plus it is a telephone number's country code
+    "credit_card": r"(?:^|[^\w.+-])([45]\d{3}(?: \d{4} \d{4} |-\d{4}-\d{4}-)\d{4})(?:[^\w.-]|\.\s|\.?$)",
     "iban": r"\b((?:AT|BE|CH|DE|ES|FR|GB|IT|NL|PL)\d\d(?: ?[A-Z0-9]{4}){2,6}(?: ?[A-Z0-9]{1,4})?)\b",
     "ssn": r"\b(?:SSN|ssn|[Ss]ocial [Ss]ecurity)[^\d\n]{1,20}(\d{3}-\d\d-\d{4})(?:[^\w-]|$)",
     "private_key": r"(-----BEGIN (?:[A-Z]{2,9} )?PRIVATE KEY-----\n?[A-Za-z0-9+/=]{60})",

@@ -51,7 +51,7 @@ def train_with_deepspeed(settings):
 
     curves, batch = [], make_loader().batch(0)
     world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
-    mine = Batch(*(part[rank::world] for part in batch))
+    mine = Batch(*(None if part is None else part[rank::world] for part in batch))
     for transfer, clip, stage in settings:
         model = make_model(SHAPE)
         engine, *_ = deepspeed.initialize(
