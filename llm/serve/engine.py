@@ -27,7 +27,14 @@ class Sampling:
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0
     top_k: int = 0  # 0 is all
+    min_p: float = 0.0  # tokens less probable than this share of the most probable one are left out; 0 is none
     seed: int = 0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    num_top: int | None = None  # log-probabilities wanted, with so many alternatives at each place
+    json_schema: str | None = None  # the answer is one compact JSON value of this schema, or ends by length
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from llm.data.tokenizer import adopt_tokenizer
 from llm.export.releases import copy_release
 from llm.model.files import digest_folder
 from llm.model.folder import read_config
-from stages.plumbing.stage import list_sources, parse_params, read_yaml
+from llm.serve.params import ServeParams
+from stages.plumbing.stage import list_sources, parse_params, read_yaml, require_known_sections
 
 PARAMS, RECIPES = Path("params.yaml"), Path("recipes")
 
@@ -129,10 +130,7 @@ def _dump(params: Any) -> str:
 def check_params() -> None:
     """Raise ConfigError for the first faulty section, and for a source whose watched path is missing."""
     tree, dag = read_yaml(PARAMS), read_yaml(Path("dvc.yaml"))
-    unknown = sorted(set(tree) - set(dag["stages"]) - {"base"})
-    require(
-        not unknown, f"params.yaml: unknown section {', '.join(unknown)}; allowed: base, {', '.join(dag['stages'])}"
-    )
+    require_known_sections(tree, dag["stages"])
     for name, source in list_sources(tree, dag).items():
         require(
             Path(source["watch"]).exists(),
@@ -141,6 +139,7 @@ def check_params() -> None:
         )
     for name in dag["stages"]:
         parse_params(name, importlib.import_module(f"stages.{name}").Params, tree)
+    ServeParams.read(PARAMS)
 
 
 def main() -> None:

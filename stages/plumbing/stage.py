@@ -111,8 +111,7 @@ def load_stage(name: str, params_class: type[P], *arguments: str) -> tuple[P, Pa
     """
     tree, dag = read_yaml(Path("params.yaml")), read_yaml(Path("dvc.yaml"))
     stages = dag["stages"]
-    unknown = sorted(set(tree) - set(stages) - {"base"})
-    require(not unknown, f"params.yaml: unknown section {', '.join(unknown)}; allowed: base, {', '.join(stages)}")
+    require_known_sections(tree, stages)
     params = parse_params(name, params_class, tree)
     sources = list_sources(tree, dag) if "ingest" in stages else {}
     entry, item = stages[name], arguments[0] if arguments else None
@@ -159,6 +158,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from error
     require(isinstance(content, dict), f"{path}: expected a mapping of sections")
     return dict(content)
+
+
+def require_known_sections(tree: dict[str, Any], stages: dict[str, Any]) -> None:
+    """Raise ConfigError for a section of params.yaml that nothing reads; `serve` is the server's, not a stage's."""
+    allowed = ["base", *stages, "serve"]
+    unknown = sorted(set(tree) - set(allowed))
+    require(not unknown, f"params.yaml: unknown section {', '.join(unknown)}; allowed: {', '.join(allowed)}")
 
 
 def list_sources(tree: dict[str, Any], dag: dict[str, Any]) -> dict[str, dict[str, Any]]:
