@@ -28,6 +28,7 @@ from llm.evals.alignment import (
     make_prompt,
 )
 from llm.evals.arms import measure_costs, measure_refusals, measure_rule, measure_swaps
+from llm.evals.asked import Said, choose_prompts
 from llm.evals.bits_per_byte import decode_stream, measure_bits_per_byte
 from llm.evals.compressors import measure_xz, measure_zstd
 from llm.evals.costs import read_heads
@@ -36,7 +37,6 @@ from llm.evals.memorisation import draw_passages, measure_memorisation
 from llm.evals.multiple_choice import measure_choices, measure_word_overlap, sample_questions
 from llm.evals.ngram import NgramResult, measure_ngram
 from llm.evals.refusal import measure_distinct
-from llm.evals.served import Said, choose_prompts
 from llm.evals.statistics import as_metrics
 from llm.evals.tasks.pydocs import measure_tasks
 from llm.model.folder import load_model, read_config

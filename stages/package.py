@@ -17,8 +17,9 @@ from llm.config import StageParams
 from llm.data.schema import Question, hash_id, iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.evals.alignment import answer_prompts
+from llm.evals.asked import Said, choose_prompts
 from llm.evals.multiple_choice import measure_accuracy, options_key, sample_questions, score_choices, split_credit
-from llm.evals.served import Said, choose_prompts, measure_answers
+from llm.evals.served import measure_answers
 from llm.evals.statistics import as_metrics
 from llm.export.card import write_card
 from llm.export.gate import Bounds, check_release, gate_metrics

@@ -24,7 +24,7 @@ from llm.rl.checks import Check
 from llm.rl.dpo import DPOConfig, DPOEngine
 from llm.rl.judge import Judge
 from llm.rl.pairs import read_split
-from llm.rl.policy_engine import Generate, Optimised, PolicyConfig, PolicyEngine, optimise
+from llm.rl.policy_engine import Generate, Optimised, PolicyConfig, PolicyEngine, Task, optimise
 from llm.rl.ppo import PPOConfig, PPOEngine
 from llm.rl.prompts import plan_prompts, read_prompts, set_aside
 from llm.rl.reward_model import RewardModel
@@ -99,10 +99,10 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     metrics: dict[str, Any] = {"prompts": len(prompts), "too_long": too_long, "bounds": describe_bounds(params)}
     for arm, constrained in (("policy", True), ("control", False)):
         policy = load_model(sft) if params.lora is None else adapt_copy(reference, params.lora, params.base.seed)
-        stop_ids = (tokenizer.im_end_id, tokenizer.eos_id)
         steps = params.steps if constrained else params.control_steps or params.steps
         taken = params.model_copy(update={"steps": steps})
-        engine = make_engine(taken, policy, reference, judge, stop_ids, constrained)
+        task = Task(reference, judge, taken, params.base, (tokenizer.im_end_id, tokenizer.eos_id), constrained)
+        engine = make_engine(params, policy, task)
         with sample_by(params, policy) as engine.generate:
             done = optimise(
                 engine, plan.__getitem__, check_prompts, params.base, paths.scratch / arm, paths.follow(arm)
@@ -112,23 +112,15 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     return metrics
 
 
-def make_engine(
-    params: Params,
-    policy: Transformer,
-    reference: Transformer,
-    judge: Judge,
-    stop_ids: Sequence[int],
-    constrained: bool,
-) -> PolicyEngine:
+def make_engine(params: Params, policy: Transformer, task: Task) -> PolicyEngine:
     """Return the engine of the algorithm."""
-    given = (policy, reference, judge, params, params.base, stop_ids, constrained)
     match params.algorithm:
         case "grpo":
-            return PolicyEngine(*given)
+            return PolicyEngine(policy, task)
         case "ppo":
-            return PPOEngine(*given, params.ppo)
+            return PPOEngine(policy, task, params.ppo)
         case "dpo":
-            return DPOEngine(*given, params.dpo)
+            return DPOEngine(policy, task, params.dpo)
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from typing import Any
 
 from llm.data.tokenizer import Tokenizer
 from llm.evals.alignment import RewardChange, answer_prompts
+from llm.evals.asked import Asked, Said
 from llm.evals.costs import Reading, measure_cost
 from llm.evals.refusal import compare_answered, measure_answered
-from llm.evals.served import Asked, Said
 from llm.evals.statistics import as_metrics, paired_difference
 from llm.evals.swap import measure_swap, pair_prompts
 from llm.model.transformer import Transformer

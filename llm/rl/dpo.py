@@ -17,20 +17,17 @@ reference reads each once.
 Shape suffixes: N pairs; P prompts, G answers per prompt; B answers, T sampled positions.
 """
 
-from collections.abc import Sequence
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from llm.config import Base, BaseParams
+from llm.config import BaseParams
 from llm.infer.score import TokenScores
 from llm.model.transformer import Transformer
 from llm.rl.grpo import compute_grpo_advantages
-from llm.rl.judge import Judge
 from llm.rl.losses import average_tokens, estimate_kl
-from llm.rl.policy_engine import PolicyConfig, PolicyEngine, split_strided
+from llm.rl.policy_engine import PolicyEngine, Task, split_strided
 from llm.rl.rollout import Rollout
 
 
@@ -80,18 +77,8 @@ def pair_answers(score_PG: Tensor) -> tuple[Tensor, Tensor]:
 class DPOEngine(PolicyEngine):
     """The engine of a policy that learns from the pairs among its answers."""
 
-    def __init__(
-        self,
-        policy: Transformer,
-        reference: Transformer,
-        judge: Judge,
-        config: PolicyConfig,
-        base: Base,
-        stop_ids: Sequence[int],
-        constrained: bool,
-        dpo: DPOConfig,
-    ):
-        super().__init__(policy, reference, judge, config, base, stop_ids, constrained)
+    def __init__(self, policy: Transformer, task: Task, dpo: DPOConfig):
+        super().__init__(policy, task)
         self.beta = dpo.beta
 
     def learn(

@@ -13,6 +13,7 @@ Source: Safe RLHF, arXiv:2310.12773, section 3.3, for the constraint; the algori
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -77,21 +78,25 @@ class Generate(Protocol):
     ) -> list[Completion]: ...
 
 
-class PolicyEngine:
-    """A policy, the reference it may not leave, its judge, and the multipliers: one step per rollout."""
+@dataclass(frozen=True)
+class Task:
+    """What a policy is to be made better at, and within what."""
 
-    def __init__(
-        self,
-        policy: Transformer,
-        reference: Transformer,
-        judge: Judge,
-        config: PolicyConfig,
-        base: Base,
-        stop_ids: Sequence[int],
-        constrained: bool = True,
-    ):
-        self.policy, self.reference, self.judge, self.config = policy, reference, judge, config
-        self.dtype, self.seed, self.stop_ids, self.constrained = base.torch_dtype, base.seed, stop_ids, constrained
+    reference: Transformer  # which it may not leave far
+    judge: Judge
+    config: PolicyConfig
+    base: Base
+    stop_ids: Sequence[int]
+    constrained: bool = True  # else the multipliers of the costs stay at zero
+
+
+class PolicyEngine:
+    """A policy, its task, and the multipliers: one step per rollout."""
+
+    def __init__(self, policy: Transformer, task: Task):
+        config, base, constrained = task.config, task.base, task.constrained
+        self.policy, self.reference, self.judge, self.config = policy, task.reference, task.judge, config
+        self.dtype, self.seed, self.stop_ids, self.constrained = base.torch_dtype, base.seed, task.stop_ids, constrained
         self.device = policy.embedding.weight.device
         one_rate = OptimiserConfig(optimiser="adamw", lr=config.lr, embedding_lr=config.lr, weight_decay=0.0)
         self.optimiser = Optimiser(policy, one_rate)

@@ -21,13 +21,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from llm.config import Base, BaseParams
+from llm.config import BaseParams
 from llm.infer.score import TokenScores
 from llm.model.transformer import Transformer
 from llm.rl.grpo import compute_grpo_advantages
-from llm.rl.judge import Judge
 from llm.rl.losses import average_tokens
-from llm.rl.policy_engine import PolicyConfig, PolicyEngine, split_strided
+from llm.rl.policy_engine import PolicyEngine, Task, split_strided
 from llm.rl.precision import compute_in
 from llm.rl.rollout import Rollout
 from llm.rl.value_model import ValueModel
@@ -175,19 +174,9 @@ class Critic:
 class PPOEngine(PolicyEngine):
     """The engine of a policy, with a critic beside it."""
 
-    def __init__(
-        self,
-        policy: Transformer,
-        reference: Transformer,
-        judge: Judge,
-        config: PolicyConfig,
-        base: Base,
-        stop_ids: Sequence[int],
-        constrained: bool,
-        ppo: PPOConfig,
-    ):
-        super().__init__(policy, reference, judge, config, base, stop_ids, constrained)
-        self.ppo, self.critic = ppo, Critic(ValueModel.from_reward_model(judge.model), ppo, base.torch_dtype)
+    def __init__(self, policy: Transformer, task: Task, ppo: PPOConfig):
+        super().__init__(policy, task)
+        self.ppo, self.critic = ppo, Critic(ValueModel.from_reward_model(self.judge.model), ppo, self.dtype)
 
     def learn(
         self, rollout: Rollout, signal_B: Tensor, old: TokenScores, ref_BT: Tensor, lr_scale: float

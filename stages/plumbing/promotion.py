@@ -129,7 +129,8 @@ def judge_both(
     # Only here are torch and a model needed.
     from llm.data.schema import iter_rows
     from llm.data.tokenizer import Tokenizer
-    from llm.evals.served import choose_prompts, judge_again
+    from llm.evals.asked import choose_prompts
+    from llm.evals.served import judge_again
     from llm.rl.reward_model import RewardModel
 
     folder = root / JUDGE

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from llm.config import ConfigError
 from llm.data.schema import Preference, write_rows
 from llm.data.tokenizer import train_tokenizer
-from llm.evals.served import choose_prompts
+from llm.evals.asked import choose_prompts
 from llm.export.verify import release_hash, write_sums
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights

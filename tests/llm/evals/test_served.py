@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from llm.data.tokenizer import Tokenizer, train_tokenizer
-from llm.evals.served import Asked, Said, choose_prompts, estimate_answer_kl, measure_answers
+from llm.evals.asked import Asked, Said, choose_prompts
+from llm.evals.served import estimate_answer_kl, measure_answers
 from llm.infer.generate import Completion
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights

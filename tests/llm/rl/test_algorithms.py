@@ -8,7 +8,7 @@ import torch
 from llm.config import Base
 from llm.rl.dpo import DPOConfig, DPOEngine
 from llm.rl.judge import Judge
-from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, optimise
+from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, Task, optimise
 from llm.rl.ppo import PPOConfig, PPOEngine
 from llm.rl.prompts import Prompt
 from llm.rl.reward_model import RewardModel
@@ -34,7 +34,7 @@ def make_engine(algorithm: str, reward=reward_liked, config: PolicyConfig = CONF
     """The reward model has no opinion: the rule is all that is rewarded."""
     reference = make_model()
     judge = Judge(RewardModel(make_model(7)), STOP, {reward: 1.0})
-    return ENGINES[algorithm](copy.deepcopy(reference), reference, judge, config, BASE, (STOP,), True)
+    return ENGINES[algorithm](copy.deepcopy(reference), Task(reference, judge, config, BASE, (STOP,)))
 
 
 def measure(engine: PolicyEngine):

@@ -14,7 +14,7 @@ from llm.rl.advantages import compute_group_advantages
 from llm.rl.checks import Bounds, Check, RunawayError, average_costs, stop_runaway
 from llm.rl.grpo import compute_grpo_advantages
 from llm.rl.judge import Judgement, price_costs
-from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, optimise
+from llm.rl.policy_engine import Optimised, PolicyConfig, PolicyEngine, Task, optimise
 from llm.rl.prompts import Prompt
 from llm.rl.reward_model import PRINCIPLES
 from llm.rl.rollout import Rollout, close_answers, measure_kl
@@ -53,7 +53,7 @@ def make_engine(config: PolicyConfig = CONFIG, judge=judge_liked, constrained: b
     reference = Transformer(shape)
     init_weights(reference, seed=3)
     policy = copy.deepcopy(reference)
-    return PolicyEngine(policy, reference, judge, config, BASE, (STOP,), constrained)
+    return PolicyEngine(policy, Task(reference, judge, config, BASE, (STOP,), constrained))
 
 
 def make_prompts(count: int, seed: int, principle: str | None = None) -> list[Prompt]:

@@ -22,7 +22,7 @@ from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
 from llm.rl.judge import Judge
 from llm.rl.pairs import Pair, plan_batches
-from llm.rl.policy_engine import PolicyConfig, PolicyEngine, optimise
+from llm.rl.policy_engine import PolicyConfig, PolicyEngine, Task, optimise
 from llm.rl.prompts import Prompt
 from llm.rl.reward_model import RewardModel
 from llm.rl.reward_training import RewardConfig, RewardEngine, train_reward_model
@@ -92,7 +92,7 @@ def run_rlhf(scratch: Path, steps: int, checkpoint_every: int) -> Transformer:
     )  # fmt: skip
     prompts = [Prompt(str(n), draw_tokens(4, n).tolist(), "justice" if n % 2 else None) for n in range(4 * steps + 8)]
     policy = make_model()
-    engine = PolicyEngine(policy, make_model(), Judge(judge, 1), config, BASE, (1,))
+    engine = PolicyEngine(policy, Task(make_model(), Judge(judge, 1), config, BASE, (1,)))
     optimise(engine, lambda step: prompts[8 + 4 * step : 12 + 4 * step], prompts[:8], BASE, scratch)
     return policy
 
