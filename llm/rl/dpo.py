@@ -34,7 +34,7 @@ from llm.rl.rollout import Rollout
 class DPOConfig(BaseParams):
     """How a policy learns from pairs."""
 
-    beta: float = Field(0.1, gt=0, le=100, description="price of KL in the reward that pairs imply")
+    beta: float = Field(0.3, gt=0, le=100, description="price of KL in the reward that pairs imply")
 
 
 def compute_dpo_loss(
@@ -64,11 +64,14 @@ def compute_dpo_loss(
 def pair_answers(score_PG: Tensor) -> tuple[Tensor, Tensor]:
     """Return the rows of the better and of the worse answers of pairs, [N] each; row p * G + g is answer g to prompt p.
 
-    The best of a group is paired with its worst, the second with the last but one, and so on; equal ones are no pair.
+    The best of a group is paired with its worst, the second with the last but one, and so on through the outer
+    quarters: the loss weighs every pair alike, and which of two middling answers is better is mostly the judge's noise.
+    Equal ones are no pair.
     """
     num_prompts, group = score_PG.shape
+    pairs = max(1, group // 4)
     order_PG = score_PG.argsort(dim=1, descending=True, stable=True)
-    better_PG, worse_PG = order_PG[:, : group // 2], order_PG.flip(1)[:, : group // 2]
+    better_PG, worse_PG = order_PG[:, :pairs], order_PG.flip(1)[:, :pairs]
     differ_PG = score_PG.gather(1, better_PG) > score_PG.gather(1, worse_PG)
     first_P1 = torch.arange(num_prompts)[:, None] * group
     return (first_P1 + better_PG)[differ_PG], (first_P1 + worse_PG)[differ_PG]

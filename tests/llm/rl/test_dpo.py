@@ -40,7 +40,7 @@ def test_bad_arguments_are_named():
 
 
 def test_the_best_is_paired_with_the_worst():
-    score = torch.tensor([[0.5, -1.0, 2.0, 0.0, 9.0], [1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0, 1.0]])
+    score = torch.tensor([[5.0, -1, 2, 0, 9, 3, 4, 6], [1.0, 1, 1, 1, 1, 1, 1, 1], [1.0, 1, 1, 0, 1, 1, 1, 1]])
     better, worse = pair_answers(score)
-    # Row 0: 9 with -1 and 2 with 0, the one in the middle is left out. Row 1 has no better one, row 2 a single pair.
-    assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(4, 1), (2, 3), (10, 13)]
+    # Row 0: 9 with -1 and 6 with 0, the four in the middle are left out. Row 1 has no better one, row 2 a single pair.
+    assert list(zip(better.tolist(), worse.tolist(), strict=True)) == [(4, 1), (7, 3), (16, 19)]
