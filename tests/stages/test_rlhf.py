@@ -8,16 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from llm.config import Base, ConfigError
-from llm.data.schema import Preference, hash_id, write_rows
-from llm.data.tokenizer import Tokenizer, train_tokenizer
-from llm.model.config import ModelConfig
+from llm.data.schema import Preference, hash_id
+from llm.data.tokenizer import Tokenizer
 from llm.model.folder import load_model, save_model
-from llm.model.transformer import Transformer, init_weights
 from llm.rl.policy_engine import PolicyEngine
-from llm.rl.reward_model import RewardModel
 from llm.train.lora import LoraConfig
 from stages import rlhf
-from stages.plumbing.stage import Paths
+from tests.stages.tiny_rlhf import ask, run_rlhf, write_deps
 
 PARAMS = rlhf.Params(
     base=Base(seed=1, threads=1, dtype="fp32"),
@@ -32,47 +29,26 @@ PARAMS = rlhf.Params(
 )
 
 
-def make_model(tokenizer: Tokenizer, seed: int) -> Transformer:
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_size": 16, "mlp_size": 64}
-    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, context=96, **sizes))
-    init_weights(model, seed)
-    return model
-
-
 @pytest.fixture(scope="module")
 def deps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("rlhf")
     rows = []
     for i in range(80):
-        prompt = [{"role": "user", "content": f"What does function {i} do?"}]
         principle = "justice" if i % 8 == 0 else None
         kind = "principle" if principle else "sibling"
-        rows.append(Preference(hash_id(str(i)), "g", "s", kind, prompt, "It sorts.", "It.", principle=principle))
-    tokenizer = train_tokenizer(["What does function 1 2 3 do? It sorts."], 300)
-    (root / "clean").mkdir()
-    write_rows(root / "clean" / "preferences.parquet", Preference, rows, {"g": "train"})
-    save_model(make_model(tokenizer, 0), root / "sft")
-    tokenizer.save(root / "sft")
-    judge = RewardModel(make_model(tokenizer, 7))
+        rows.append(Preference(hash_id(str(i)), "g", "s", kind, ask(i), "It sorts.", "It.", principle=principle))
+    paths, judge = write_deps(tmp_path_factory.mktemp("rlhf"), rows)
     with torch.no_grad():
         judge.weight_HD.normal_(generator=torch.Generator().manual_seed(0))
         judge.bias_H[1:] = -6.0  # sft is near the bound on costs, not far beyond it
     judge.readable = {"justice": ["principle"]}
-    judge.save(root / "reward")
-    return {"models/sft": root / "sft", "models/reward": root / "reward", "data/clean": root / "clean"}
-
-
-def run(deps: dict[str, Path], out: Path, params: rlhf.Params = PARAMS) -> dict:
-    paths = Paths("rlhf", deps, {"models/policy": out, "models/control": out.parent / f"{out.name}-control"})
-    paths.__dict__["scratch"] = out.parent / f"{out.name}-scratch"
-    return rlhf.run(params, paths)
+    judge.save(paths["models/reward"])
+    return paths
 
 
 @pytest.fixture(scope="module")
 def done(deps, tmp_path_factory) -> tuple[dict, Path]:
-    out = tmp_path_factory.mktemp("out") / "policy"
-    return run(deps, out), out
+    out = tmp_path_factory.mktemp("out")
+    return run_rlhf(deps, out, PARAMS), out
 
 
 def test_kept_policy_is_better_and_within_bounds(done):
@@ -90,20 +66,21 @@ def test_kept_policy_is_better_and_within_bounds(done):
 
 def test_policy_folder_is_complete_and_differs_from_sft(done, deps):
     _, out = done
-    assert Tokenizer.load(out).vocab_size == load_model(out).config.vocab_size
+    policy = out / "policy"
+    assert Tokenizer.load(policy).vocab_size == load_model(policy).config.vocab_size
     sft = load_model(deps["models/sft"]).state_dict()
-    assert any(not torch.equal(tensor, sft[name]) for name, tensor in load_model(out).state_dict().items())
-    points = [json.loads(line) for line in (out / "trace.jsonl").read_text().splitlines()]
+    assert any(not torch.equal(tensor, sft[name]) for name, tensor in load_model(policy).state_dict().items())
+    points = [json.loads(line) for line in (policy / "trace.jsonl").read_text().splitlines()]
     assert [point["step"] for point in points] == list(range(1, 25))
     assert {"step", "reward", "kl", "length", "entropy", "cost.justice", "multiplier.justice"} <= set(points[0])
 
 
 def test_the_control_arm_has_no_multipliers(done):
     metrics, out = done
-    control = out.parent / f"{out.name}-control"
-    points = [json.loads(line) for line in (control / "trace.jsonl").read_text().splitlines()]
+    points = [json.loads(line) for line in (out / "control" / "trace.jsonl").read_text().splitlines()]
     assert {point["multiplier.justice"] for point in points} == {0.0}
-    assert (control / "model.safetensors").read_bytes() != (out / "model.safetensors").read_bytes()
+    policy, control = ((out / arm / "model.safetensors").read_bytes() for arm in ("policy", "control"))
+    assert control != policy
     assert set(metrics["control"]) == {"kept_step", "stopped", "kept", "checks", "multipliers"}
 
 
@@ -122,25 +99,25 @@ def test_a_killed_stage_goes_on_and_ends_in_the_same_bytes(done, deps, tmp_path,
 
     monkeypatch.setattr(PolicyEngine, "step", die)
     with pytest.raises(KeyboardInterrupt):
-        run(deps, tmp_path / "policy")
+        run_rlhf(deps, tmp_path, PARAMS)
     metrics, out = done
-    assert run(deps, tmp_path / "policy") == metrics
+    assert run_rlhf(deps, tmp_path, PARAMS) == metrics
     assert taken < 48 + 6  # it did go on: at most the five steps since a checkpoint were taken again
-    for name in ("policy", "policy-control"):
-        ours, theirs = tmp_path / name, out.parent / name
+    for arm in ("policy", "control"):
+        ours, theirs = tmp_path / arm, out / arm
         assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
         assert (ours / "trace.jsonl").read_bytes() == (theirs / "trace.jsonl").read_bytes()
 
 
 def test_same_inputs_same_bytes(done, deps, tmp_path):
     metrics, out = done
-    assert run(deps, tmp_path / "again") == metrics
+    assert run_rlhf(deps, tmp_path, PARAMS) == metrics
     for name in ("model.safetensors", "trace.jsonl", "config.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (out / name).read_bytes()
+        assert (tmp_path / "policy" / name).read_bytes() == (out / "policy" / name).read_bytes()
 
 
 def test_nothing_within_the_bounds_keeps_sft(deps, tmp_path):
-    metrics = run(deps, tmp_path / "policy", PARAMS.model_copy(update={"steps": 1, "kl_bound": 1e-9}))
+    metrics = run_rlhf(deps, tmp_path, PARAMS.model_copy(update={"steps": 1, "kl_bound": 1e-9}))
     assert metrics["kept_step"] == 0
     assert metrics["kept"]["kl"] == 0.0
     kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
@@ -156,7 +133,7 @@ def test_adapters_learn_over_frozen_sft_weights(deps, tmp_path):
     Tokenizer.load(deps["models/sft"]).save(tmp_path / "sft")
     far = {"steps": 24, "kl_bound": 20.0, "kl_coef": 0.01, "lr": 0.02}
     params = PARAMS.model_copy(update={**far, "lora": LoraConfig(rank=4, alpha=16)})
-    metrics = run({**deps, "models/sft": tmp_path / "sft"}, tmp_path / "policy", params)
+    metrics = run_rlhf({**deps, "models/sft": tmp_path / "sft"}, tmp_path, params)
     assert metrics["checks"][0]["kl"] == 0.0
     assert metrics["kept_step"] > 0
     assert metrics["kept"]["reward_gain"]["low"] > 0
@@ -174,11 +151,11 @@ def test_adapters_learn_over_frozen_sft_weights(deps, tmp_path):
 
 def test_adapters_that_no_check_passed_leave_sft_to_the_bit(deps, tmp_path):
     params = PARAMS.model_copy(update={"steps": 1, "kl_bound": 1e-9, "lora": LoraConfig(rank=2, alpha=4)})
-    assert run(deps, tmp_path / "policy", params)["kept_step"] == 0
+    assert run_rlhf(deps, tmp_path, params)["kept_step"] == 0
     kept = (tmp_path / "policy" / "model.safetensors").read_bytes()
     assert kept == (deps["models/sft"] / "model.safetensors").read_bytes()
 
 
 def test_too_few_prompts_are_explained(deps, tmp_path):
     with pytest.raises(ConfigError, match=r"rlhf\.check_prompts=60"):
-        run(deps, tmp_path / "policy", PARAMS.model_copy(update={"check_prompts": 60}))
+        run_rlhf(deps, tmp_path, PARAMS.model_copy(update={"check_prompts": 60}))

@@ -7,15 +7,10 @@ import torch
 from pydantic import ValidationError
 
 from llm.config import Base
-from llm.data.schema import Preference, hash_id, write_rows
-from llm.data.tokenizer import Tokenizer, train_tokenizer
-from llm.model.config import ModelConfig
-from llm.model.folder import save_model
-from llm.model.transformer import Transformer, init_weights
-from llm.rl.reward_model import RewardModel
+from llm.data.schema import Preference, hash_id
 from llm.train.lora import LoraConfig
 from stages import rlhf
-from stages.plumbing.stage import Paths
+from tests.stages.tiny_rlhf import ask, run_rlhf, write_deps
 
 PARAMS = rlhf.Params(
     base=Base(seed=1, threads=1, dtype="fp32", device="cpu"),
@@ -31,36 +26,18 @@ PARAMS = rlhf.Params(
 )
 
 
-def make_model(tokenizer: Tokenizer, seed: int) -> Transformer:
-    sizes = {"hidden_size": 32, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1, "head_size": 16, "mlp_size": 64}
-    model = Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, context=96, **sizes))
-    init_weights(model, seed)
-    return model
-
-
 @pytest.fixture(scope="module")
 def deps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    torch.set_num_threads(1)
-    root = tmp_path_factory.mktemp("rlhf")
-    asked = [[{"role": "user", "content": f"What does function {i} do?"}] for i in range(80)]
-    rows = [Preference(hash_id(str(i)), "g", "s", "sibling", one, "It sorts.", "It.") for i, one in enumerate(asked)]
-    tokenizer = train_tokenizer(["What does function 1 2 3 do? It sorts."], 300)
-    (root / "clean").mkdir()
-    write_rows(root / "clean" / "preferences.parquet", Preference, rows, {"g": "train"})
-    save_model(make_model(tokenizer, 0), root / "sft")
-    tokenizer.save(root / "sft")
-    judge = RewardModel(make_model(tokenizer, 7))
+    rows = [Preference(hash_id(str(i)), "g", "s", "sibling", ask(i), "It sorts.", "It.") for i in range(80)]
+    paths, judge = write_deps(tmp_path_factory.mktemp("rlhf"), rows)
     with torch.no_grad():
         judge.weight_HD[0].normal_(generator=torch.Generator().manual_seed(0))
-    judge.save(root / "reward")
-    return {"models/sft": root / "sft", "models/reward": root / "reward", "data/clean": root / "clean"}
+    judge.save(paths["models/reward"])
+    return paths
 
 
 def run(deps: dict[str, Path], out: Path, **changes) -> dict:
-    outs = {"models/policy": out / "policy", "models/control": out / "control"}
-    paths = Paths("rlhf", deps, outs)
-    paths.__dict__["scratch"] = out / "scratch"
-    return rlhf.run(PARAMS.model_copy(update=changes), paths)
+    return run_rlhf(deps, out, PARAMS.model_copy(update=changes))
 
 
 def test_each_algorithm_is_rewarded_more_within_the_bounds(deps, tmp_path):

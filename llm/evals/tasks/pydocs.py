@@ -1,7 +1,7 @@
 """The default tasks, made from what `clean` held out; multiple choice from there is `llm.evals.multiple_choice`.
 
 - minimal_pairs: a sentence against the same with two of its words swapped.
-- exact_match: in which module is this name? The module's name is the answer; a small model may know none.
+- exact_match: the first word of the answer, which for a docstring is its verb: is it a getter or a parser?
 - written_answers: the perplexity of answers that people wrote, after their questions.
 
 Every held-out package can give one sentence per document; a task for which nothing was held out is left out.
@@ -19,15 +19,16 @@ from llm.data.builtin.docstrings import split_sentences
 from llm.data.schema import hash_id, hash_share, iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.evals.tasks.contamination import find_contaminated
-from llm.evals.tasks.items import Generation, Item, Pair, Passage, Task
+from llm.evals.tasks.items import Generation, Item, Pair, Passage, Task, extract_answer
 from llm.evals.tasks.model import TransformerModel
 from llm.evals.tasks.run import Scored, Setup, measure, run_task, sample_items, summarise
 from llm.model.folder import load_model
 from llm.progress import track
 
 MIN_WORDS, MAX_WORDS = 6, 30
-IN_MODULE = r"in the module `([^`\n]+)`"
-MODULE_TOKENS = 48
+FIRST_WORD = r"\A\W*(\w+)"
+FIRST_WORD_TOKENS = 8
+DOCSTRINGS = "qa"  # the kind of the talks about docstrings
 
 
 def list_default_tasks(clean: Path) -> list[Task]:
@@ -37,7 +38,7 @@ def list_default_tasks(clean: Path) -> list[Task]:
         require(file.is_file(), f"{file}: no such file; name the folder that the stage clean wrote, with --clean")
     made: dict[str, Iterator[Item]] = {
         "minimal_pairs": _pair_sentences(clean / "documents.parquet"),
-        "exact_match": _ask_modules(clean / "conversations.parquet"),
+        "exact_match": _ask_first_words(clean / "conversations.parquet"),
         "written_answers": _take_answers(clean / "conversations.parquet"),
     }
     tasks = [Task(name, list({item.id: item for item in items}.values())) for name, items in made.items()]
@@ -72,11 +73,11 @@ def swap_words(sentence: str) -> str:
     return " ".join(words)
 
 
-def _ask_modules(file: Path) -> Iterator[Item]:
-    for question, answer, group in _read_questions(file):
-        if found := re.search(IN_MODULE, answer):
-            name = hash_id("module", question, answer)[:16]
-            yield Generation(name, question, answer, found[1].casefold(), IN_MODULE, MODULE_TOKENS, group=group)
+def _ask_first_words(file: Path) -> Iterator[Item]:
+    for question, answer, kind in _read_questions(file):
+        if kind == DOCSTRINGS and (word := extract_answer(answer, FIRST_WORD)):
+            name = hash_id("first word", question, answer)[:16]
+            yield Generation(name, question, answer, word, FIRST_WORD, FIRST_WORD_TOKENS, group=kind)
 
 
 def _take_answers(file: Path) -> Iterator[Item]:
