@@ -7,11 +7,13 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from llm.config import ConfigError
 from llm.serve.answers import Prompt, prepare_chat, stream_answer
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError
+from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 from llm.serve.requests import ChatRequest
 from llm.serve.text import make_printable
@@ -22,7 +24,8 @@ def main() -> None:
     options = _parse_options()
     try:
         release = Release.load(find_release())
-        engine = Engine(load_backend(release), release.tokenizer.vocab_size, release.context)
+        make_backend = partial(load_backend, release, ServeParams.read())
+        engine = Engine(make_backend, release.tokenizer.vocab_size, release.context)
     except ConfigError as error:
         sys.exit(f"error: {error}")
     print(f"{release.model} {release.fingerprint} on {engine.name}. /new starts over, /quit leaves.")

@@ -23,18 +23,24 @@ class OpenVinoBackend:
     """A pipeline and the handles of its running requests. It gives no alternatives to a token, so it does not score."""
 
     score = None
+    unsupported = frozenset({"logit_bias", "num_top", "json_schema"})
 
-    def __init__(self, gguf: Path, context: int, exact: bool = False):
+    def __init__(self, gguf: Path, context: int, exact: bool = False, max_running: int = 64):
         """Load the file; `exact` gives the same text alone and among many, at about half the throughput."""
         self.name = "openvino-exact" if exact else "openvino"
         scheduler = genai.SchedulerConfig()
         scheduler.enable_prefix_caching = False
-        scheduler.max_num_seqs = 4 * PARALLEL
+        scheduler.max_num_seqs = max_running
         scheduler.cache_size = 0
         scheduler.num_kv_blocks = PARALLEL * (context // BLOCK_TOKENS + 1)
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)
         self._pipeline = genai.ContinuousBatchingPipeline(os.fspath(gguf), scheduler, "CPU", properties)
         self._handles: dict[int, GenerationHandle] = {}
+
+    @property
+    def cache_use(self) -> float:
+        """The share of the KV cache that the last step used."""
+        return float(self._pipeline.get_metrics().cache_usage) / 100
 
     def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
         """Queue a request."""

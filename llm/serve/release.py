@@ -12,9 +12,11 @@ from llm.data.chat import render
 from llm.data.tokenizer import Tokenizer
 from llm.export.verify import verify
 from llm.serve.engine import Backend
+from llm.serve.params import ServeParams
 
 log = logging.getLogger(__name__)
 
+ENGINES = ("auto", "openvino", "torch")
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "models" / "release"
 
 
@@ -78,26 +80,33 @@ def find_release() -> Path:
     return Path(os.environ.get("GRISTMILL_RELEASE") or DEFAULT_FOLDER)
 
 
-def load_backend(release: Release) -> Backend:
-    """Load the model for the engine that GRISTMILL_ENGINE names; without a name, OpenVINO where it is installed."""
-    backend = _load(release, os.environ.get("GRISTMILL_ENGINE", ""))
+def load_backend(release: Release, params: ServeParams) -> Backend:
+    """Load the model into the engine that params, or GRISTMILL_ENGINE and GRISTMILL_EXACT over them, ask for.
+
+    Raises: ConfigError: the engine is unknown or not installed.
+    """
+    name = os.environ.get("GRISTMILL_ENGINE") or params.engine
+    require(name in ENGINES, f"GRISTMILL_ENGINE={name!r}: allowed are {', '.join(ENGINES)}")
+    installed = importlib.util.find_spec("openvino_genai") is not None
+    if name == "auto" and not installed:
+        log.warning("openvino_genai is not installed: serving hf/ with torch instead of the released GGUF file")
+    if name == "auto":
+        name = "openvino" if installed else "torch"
+    require(
+        name != "openvino" or installed,
+        "engine 'openvino': openvino_genai is not installed; use GRISTMILL_ENGINE=torch",
+    )
+    backend = _load(release, params, name)
     log.info("engine %s | release %s | context %d", backend.name, release.fingerprint, release.context)
     return backend
 
 
-def _load(release: Release, name: str) -> Backend:
-    require(
-        name in ("", "openvino", "torch"),
-        f"GRISTMILL_ENGINE={name!r}: allowed are 'openvino' and 'torch'",
-    )
-    installed = importlib.util.find_spec("openvino_genai") is not None
-    if not name and not installed:
-        log.warning("openvino_genai is not installed: serving hf/ with torch instead of the released GGUF file")
-    if name == "openvino" or (not name and installed):
-        require(installed, "GRISTMILL_ENGINE=openvino: openvino_genai is not installed; use GRISTMILL_ENGINE=torch")
+def _load(release: Release, params: ServeParams, name: str) -> Backend:
+    if name == "openvino":
         from llm.serve.openvino_backend import OpenVinoBackend
 
-        return OpenVinoBackend(release.served, release.context, exact=os.environ.get("GRISTMILL_EXACT") == "1")
+        exact = os.environ.get("GRISTMILL_EXACT", str(int(params.exact))) == "1"
+        return OpenVinoBackend(release.served, release.context, exact, params.max_running)
     from llm.serve.torch_backend import TorchBackend
 
     return TorchBackend(release.folder / "hf")

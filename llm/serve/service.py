@@ -5,7 +5,7 @@ serve; `bentoml serve llm.serve.service:Gristmill` starts it plainly.
 """
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 
 import bentoml
 
@@ -13,6 +13,7 @@ from llm.serve.answers import let_turn
 from llm.serve.app import Served, create_app
 from llm.serve.engine import Engine
 from llm.serve.errors import ErrorBodies
+from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 
 app = create_app()
@@ -24,11 +25,17 @@ class Gristmill:
     """An OpenAI-compatible server of one packaged release."""
 
     def __init__(self) -> None:
-        release = Release.load(find_release())
+        release, params = Release.load(find_release()), ServeParams.read()
         # BentoML makes this object on the event loop that will run the routes.
         pause = let_turn(asyncio.get_running_loop())
         engine = Engine(
-            load_backend(release), release.tokenizer.vocab_size, release.context, _count_into_prometheus(), pause
+            partial(load_backend, release, params),
+            release.tokenizer.vocab_size,
+            release.context,
+            max_running=params.max_running,
+            max_queue=params.max_queue,
+            observe=_Prometheus(),
+            pause=pause,
         )
         self.served = Served(release, engine)
         app.state.served = self.served
@@ -48,15 +55,20 @@ class Gristmill:
 Gristmill.add_asgi_middleware(ErrorBodies)  # type: ignore[attr-defined]
 
 
-def _count_into_prometheus() -> Callable[[int, int], None]:
-    # Imported here, because BentoML sets the folder of its multiprocess mode after it has imported the service.
-    from prometheus_client import Counter, Gauge
+class _Prometheus:
+    def __init__(self) -> None:
+        # Imported here, because BentoML sets the folder of its multiprocess mode after it has imported the service.
+        from prometheus_client import Counter, Gauge
 
-    running = Gauge("gristmill_requests_running", "Requests in the engine", multiprocess_mode="livesum")
-    tokens = Counter("gristmill_generated_tokens", "Tokens generated, those of cancelled requests included")
+        self._running = Gauge("gristmill_requests_running", "Requests in the engine", multiprocess_mode="livesum")
+        self._tokens = Counter("gristmill_generated_tokens", "Tokens generated, those of cancelled requests included")
+        self._restarts = Counter("gristmill_engine_restarts", "Times that the engine failed and was loaded again")
 
-    def observe(num_running: int, new_tokens: int) -> None:
-        running.set(num_running)
-        tokens.inc(new_tokens)
+    def state(self, running: int, waiting: int, cache_use: float) -> None:
+        self._running.set(running)
 
-    return observe
+    def tokens(self, count: int) -> None:
+        self._tokens.inc(count)
+
+    def restarted(self) -> None:
+        self._restarts.inc()

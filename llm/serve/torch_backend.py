@@ -27,6 +27,8 @@ class TorchBackend:
     """The model, and the cache of each running request."""
 
     name = "torch"
+    unsupported = frozenset({"logit_bias", "num_top", "json_schema"})
+    cache_use = 0.0  # each request brings its own cache, as large as its answer can get
 
     def __init__(self, folder: Path):
         self._model = load_model(folder).eval()

@@ -7,8 +7,9 @@ import torch
 
 from llm.infer.generate import generate
 from llm.model.folder import load_model
-from llm.serve.engine import Engine, Event, Sampling
+from llm.serve.engine import Engine, Sampling, Unobserved
 from llm.serve.openvino_backend import OpenVinoBackend
+from llm.serve.params import ServeParams
 from llm.serve.release import Release, load_backend
 from llm.serve.torch_backend import TorchBackend
 
@@ -19,10 +20,22 @@ IDS = [5, 60, 70, 80, 90]
 def engine(request: pytest.FixtureRequest, release: Release) -> Iterator[Engine]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRISTMILL_ENGINE", request.param)
-        one = Engine(load_backend(release), release.tokenizer.vocab_size, release.context)
+        one = Engine(lambda: load_backend(release, ServeParams()), release.tokenizer.vocab_size, release.context)
     assert one.name == request.param
     yield one
     one.close()
+
+
+class Seen(Unobserved):
+    def __init__(self) -> None:
+        self.num_tokens, self.states = 0, [(0, 0)]
+
+    def state(self, running: int, waiting: int, cache_use: float) -> None:
+        assert 0.0 <= cache_use <= 1.0
+        self.states.append((running, waiting))
+
+    def tokens(self, count: int) -> None:
+        self.num_tokens += count
 
 
 def run(engine: Engine, ids: list[int], **options: object) -> tuple[list[int], str | None]:
@@ -43,7 +56,7 @@ def test_greedy_is_what_infer_generates(engine: Engine, release: Release) -> Non
 
 
 def test_torch_backend_samples_what_infer_samples(release: Release) -> None:
-    engine = Engine(TorchBackend(release.folder / "hf"), release.tokenizer.vocab_size, release.context)
+    engine = Engine(lambda: TorchBackend(release.folder / "hf"), release.tokenizer.vocab_size, release.context)
     model = load_model(release.folder / "hf")
     options = {"temperature": 0.9, "top_p": 0.9, "top_k": 50}
     expected = generate(model, [IDS], max_new_tokens=30, stop_ids=(), seed=[7], **options)[0].tokens
@@ -75,17 +88,21 @@ def test_many_at_once_all_end(engine: Engine) -> None:
 
 
 def test_leaving_the_stream_cancels(release: Release) -> None:
-    seen: list[tuple[int, int]] = []
-    backend = OpenVinoBackend(release.served, release.context)
-    engine = Engine(backend, release.tokenizer.vocab_size, release.context, lambda *now: seen.append(now))
+    seen = Seen()
+    engine = Engine(
+        lambda: OpenVinoBackend(release.served, release.context),
+        release.tokenizer.vocab_size,
+        release.context,
+        observe=seen,
+    )
     stream = engine.stream(IDS, Sampling(4000, frozenset(), temperature=0.0))
     next(stream)
     stream.close()
     # Commands run in order: when this one has ended, the cancelled one is gone.
     assert run(engine, IDS, max_tokens=2)[1] == "length"
-    assert sum(new for _, new in seen) < 2000
-    assert seen[-1][0] == 0
     engine.close()
+    assert seen.num_tokens < 2000
+    assert seen.states[-1] == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -103,32 +120,12 @@ def test_engine_refuses(engine: Engine, ids: list[int], options: dict[str, int],
         run(engine, ids, **options)
 
 
-class _Broken:
-    name = "broken"
-    score = None
-
-    def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
-        pass
-
-    def step(self) -> list[tuple[int, Event]]:
-        raise RuntimeError("out of memory")
-
-    def cancel(self, request: int) -> None:
-        pass
-
-
-def test_failing_backend_ends_requests_and_is_not_alive() -> None:
-    engine = Engine(_Broken(), vocab_size=10, context=10)
-    assert [event.finish for event in engine.stream([1], Sampling(2, frozenset()))] == ["error"]
-    engine.close()
-    assert not engine.alive
-    with pytest.raises(RuntimeError, match="stopped"):
-        engine.submit([1], Sampling(2, frozenset()), lambda event: None)
-
-
 def test_exact_mode_gives_the_same_text_alone_and_among_many(release: Release) -> None:
-    backend = OpenVinoBackend(release.served, release.context, exact=True)
-    engine = Engine(backend, release.tokenizer.vocab_size, release.context)
+    engine = Engine(
+        lambda: OpenVinoBackend(release.served, release.context, exact=True),
+        release.tokenizer.vocab_size,
+        release.context,
+    )
     alone = run(engine, IDS, seed=5)[0]
     streams = [engine.stream([*IDS, *extra], Sampling(40, frozenset(), seed=5)) for extra in ([], [7], [8, 9], [9])]
     assert [token for event in streams[0] for token in event.tokens] == alone
@@ -138,7 +135,7 @@ def test_exact_mode_gives_the_same_text_alone_and_among_many(release: Release) -
 def test_unknown_engine_is_refused(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRISTMILL_ENGINE", "abacus")
     with pytest.raises(ValueError, match="GRISTMILL_ENGINE='abacus'"):
-        load_backend(release)
+        load_backend(release, ServeParams())
 
 
 def test_without_openvino_torch_serves_and_says_so(
@@ -146,8 +143,8 @@ def test_without_openvino_torch_serves_and_says_so(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.delenv("GRISTMILL_ENGINE", raising=False)
-    assert load_backend(release).name == "torch"
+    assert load_backend(release, ServeParams()).name == "torch"
     assert "openvino_genai is not installed" in caplog.text
     monkeypatch.setenv("GRISTMILL_ENGINE", "openvino")
     with pytest.raises(ValueError, match="use GRISTMILL_ENGINE=torch"):
-        load_backend(release)
+        load_backend(release, ServeParams())
