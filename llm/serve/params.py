@@ -1,5 +1,6 @@
 """The `serve` section of params.yaml: which engine answers, and the limits behind which it stands."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -37,11 +38,14 @@ class ServeParams(BaseParams):
     limits: KeyLimits = KeyLimits()
 
     @classmethod
-    def read(cls, path: Path = DEFAULT_FILE) -> "ServeParams":
-        """Return the section of a params.yaml; a Bento holds none, and is served with the defaults.
+    def read(cls, path: Path | None = None) -> "ServeParams":
+        """Return the section of a params.yaml: the given one, or that of GRISTMILL_PARAMS, or the project's own.
 
-        Raises: ConfigError: names the key at fault.
+        A Bento holds none, and is served with the defaults. Raises: ConfigError: names the key at fault.
         """
+        named = os.environ.get("GRISTMILL_PARAMS")
+        require(not named or Path(named).is_file(), f"GRISTMILL_PARAMS={named}: no such file")
+        path = path or Path(named or DEFAULT_FILE)
         if not path.is_file():
             return cls()
         try:

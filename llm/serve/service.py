@@ -1,33 +1,45 @@
-"""The BentoML service: one worker, one engine thread, the routes of llm.serve.app.
+"""The BentoML service: one worker, one engine thread, the routes of llm.serve.app, and the gateway in front of all.
 
 BentoML adds /livez, /readyz and /metrics. `python -m llm.serve` starts it after a check that there is something to
-serve; `bentoml serve llm.serve.service:Gristmill` starts it plainly.
+serve, with a key for this run; `bentoml serve llm.serve.service:Gristmill` starts it plainly, with the keys of the file
+and of GRISTMILL_API_KEY.
 """
 
 import asyncio
+import os
 from functools import partial
 
 import bentoml
 
 from llm.serve.answers import let_turn
 from llm.serve.app import Served, create_app
+from llm.serve.drain import Drain, stop_by_drain
 from llm.serve.engine import Engine
 from llm.serve.errors import ErrorBodies
+from llm.serve.gateway import Gateway
+from llm.serve.keys import KeyRing, find_keys_file
+from llm.serve.limits import Budget, Limiter
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 
+params = ServeParams.read()
 app = create_app()
+drain = Drain(params.grace_s)
+limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 
 
-@bentoml.service(name="gristmill", workers=1, traffic={"timeout": 600})
+# BentoML's own timeout would answer in words of its own: the gateway's comes first.
+@bentoml.service(name="gristmill", workers=1, traffic={"timeout": params.request_timeout_s + 60})
 @bentoml.asgi_app(app)
 class Gristmill:
     """An OpenAI-compatible server of one packaged release."""
 
     def __init__(self) -> None:
-        release, params = Release.load(find_release()), ServeParams.read()
         # BentoML makes this object on the event loop that will run the routes.
-        pause = let_turn(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        stop_by_drain(drain, loop)
+        release = Release.load(find_release())
+        pause = let_turn(loop)
         engine = Engine(
             partial(load_backend, release, params),
             release.tokenizer.vocab_size,
@@ -44,14 +56,23 @@ class Gristmill:
         return self.served.engine.alive
 
     def __is_ready__(self) -> bool:
-        return self.served.engine.alive
+        return self.served.engine.alive and not drain.active
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop the engine's thread, and write what the keys have used."""
         self.served.engine.close()
+        limiter.save()
 
 
+# The first is the outermost.
+Gristmill.add_asgi_middleware(  # type: ignore[attr-defined]
+    Gateway,
+    params=params,
+    keys=KeyRing(find_keys_file(), os.environ.get("GRISTMILL_API_KEY")),
+    limiter=limiter,
+    drain=drain,
+)
 Gristmill.add_asgi_middleware(ErrorBodies)  # type: ignore[attr-defined]
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -115,14 +116,15 @@ def test_the_release_answers_a_client(smoke_project):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "llm.serve", "--port", str(port)]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    path, key = f"{Path(sys.executable).parent}:{os.environ['PATH']}", secrets.token_hex()
+    environment = {**os.environ, "PATH": path, "BENTOML_DO_NOT_TRACK": "True", "GRISTMILL_API_KEY": key}
     server = subprocess.Popen(
-        command, cwd=smoke_project.root, env={**os.environ, "PATH": path, "BENTOML_DO_NOT_TRACK": "True"},
+        command, cwd=smoke_project.root, env=environment,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
         wait_until_ready(server, port)
-        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="unused", max_retries=0)
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
         model = client.models.list().data[0].id
         messages = [{"role": "user", "content": "Hello"}]
         one, two = (

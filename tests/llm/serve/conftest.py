@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import torch
@@ -26,6 +27,7 @@ from llm.serve.release import Release
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 60
+KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
 TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
 
@@ -83,43 +85,66 @@ def tokenizer(release: Release) -> Tokenizer:
     return release.tokenizer
 
 
+@dataclass(frozen=True)
+class Running:
+    """A server that runs."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
 @pytest.fixture(scope="session")
 def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of `python -m llm.serve`, running over the tiny release."""
-    with run_server(release_folder, tmp_path_factory.mktemp("bentoml"), "") as address:
-        yield address
+    with run_server(release_folder, tmp_path_factory.mktemp("bentoml")) as running:
+        yield running.address
 
 
 @pytest.fixture(scope="session")
 def torch_server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same with the engine that gives exact log-probabilities."""
-    with run_server(release_folder, tmp_path_factory.mktemp("bentoml"), "torch") as address:
-        yield address
+    home = tmp_path_factory.mktemp("bentoml")
+    with run_server(release_folder, home, environment={"GRISTMILL_ENGINE": "torch"}) as running:
+        yield running.address
+
+
+@pytest.fixture
+def start_server(
+    release_folder: Path, tmp_path: Path
+) -> Callable[[list[str], dict[str, str]], AbstractContextManager[Running]]:
+    """A function that runs a server of the test's own, with arguments and environment."""
+    return lambda arguments, environment: run_server(release_folder, tmp_path, arguments, environment)
 
 
 @contextmanager
-def run_server(release_folder: Path, home: Path, engine: str) -> Iterator[str]:
-    """Run `python -m llm.serve` and yield its address."""
+def run_server(
+    release_folder: Path, home: Path, arguments: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[Running]:
+    """Run `python -m llm.serve` until the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = os.environ | {
+    whole = os.environ | {
         "GRISTMILL_RELEASE": str(release_folder),
-        "GRISTMILL_ENGINE": engine,
+        "GRISTMILL_ENGINE": "",
+        "GRISTMILL_API_KEY": KEY,
+        "GRISTMILL_KEYS": str(home / "keys.json"),
         "BENTOML_HOME": str(home),
         "OMP_NUM_THREADS": "1",
     }
-    log = (home / "server.log").open("w+")
-    command = [sys.executable, "-m", "llm.serve", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    address = f"http://127.0.0.1:{port}"
+    log = home / "server.log"
+    command = [sys.executable, "-m", "llm.serve", "--port", str(port), *arguments]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=whole | dict(environment or {}), stdout=output, stderr=output)
+    address = f"{'https' if '--tls-cert' in arguments else 'http'}://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_S
         while not _is_ready(address):
             if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the server did not start:\n{(home / 'server.log').read_text()[-4000:]}")
+                pytest.fail(f"the server did not start:\n{log.read_text()[-4000:]}")
             time.sleep(0.1)
-        yield address
+        yield Running(address, process, log)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -127,18 +152,29 @@ def run_server(release_folder: Path, home: Path, engine: str) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        log.close()
 
 
 def _is_ready(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=2) as reply:
-            return bool(reply.status == 200)
-    except OSError:
+        return httpx.get(f"{address}/readyz", timeout=2, verify=False).status_code == 200
+    except httpx.HTTPError:
         return False
 
 
 @pytest.fixture
 def client(server: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0, timeout=30) as one:
+    with openai.OpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0, timeout=30) as one:
+        yield one
+
+
+@pytest.fixture
+def key() -> str:
+    """The API key of the servers that the fixtures run."""
+    return KEY
+
+
+@pytest.fixture
+def http(server: str) -> Iterator[httpx.Client]:
+    """A client that sends the key and knows the server's address."""
+    with httpx.Client(base_url=server, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as one:
         yield one

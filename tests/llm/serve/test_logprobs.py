@@ -17,8 +17,8 @@ IDS = [5, 60, 70, 80, 90]
 
 
 @pytest.fixture
-def torch_client(torch_server: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{torch_server}/v1", api_key="none", max_retries=0, timeout=30) as one:
+def torch_client(torch_server: str, key: str) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{torch_server}/v1", api_key=key, max_retries=0, timeout=30) as one:
         yield one
 
 

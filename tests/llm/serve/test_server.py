@@ -2,7 +2,6 @@
 
 import json
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -172,8 +171,8 @@ def test_unknown_model(client: openai.OpenAI) -> None:
         ("POST", "/readyz", 405),
     ],
 )
-def test_unknown_routes_and_methods_have_openai_bodies(server: str, method: str, path: str, status: int) -> None:
-    reply = httpx.request(method, server + path)
+def test_unknown_routes_and_methods_have_openai_bodies(http: httpx.Client, method: str, path: str, status: int) -> None:
+    reply = http.request(method, path)
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/json"
     error = reply.json()["error"]
@@ -182,35 +181,33 @@ def test_unknown_routes_and_methods_have_openai_bodies(server: str, method: str,
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b'{"model": "\\ud800"}', b"\xff\xfe", b"[" * 50_000])
-def test_broken_bodies_are_refused(server: str, body: bytes) -> None:
+def test_broken_bodies_are_refused(http: httpx.Client, body: bytes) -> None:
     for path in ("/v1/chat/completions", "/v1/completions"):
-        reply = httpx.post(server + path, content=body, headers={"Content-Type": "application/json"})
+        reply = http.post(path, content=body, headers={"Content-Type": "application/json"})
         assert reply.status_code == 400
         assert reply.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_far_too_long_bodies_are_refused_at_once(server: str, client: openai.OpenAI) -> None:
+def test_far_too_long_bodies_are_refused_at_once(http: httpx.Client, client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         complete(client, prompt="a" * 900_000)
     assert caught.value.code == "context_length_exceeded"
-    reply = httpx.post(
-        f"{server}/v1/completions", content=b" " * 8_000_001, headers={"Content-Type": "application/json"}
-    )
+    reply = http.post("/v1/completions", content=b" " * 8_000_001, headers={"Content-Type": "application/json"})
     assert reply.status_code == 413
     assert reply.json()["error"]["code"] == "body_too_large"
 
 
-def test_form_of_another_site_is_refused(server: str) -> None:
+def test_form_of_another_site_is_refused(http: httpx.Client) -> None:
     body = json.dumps({"model": "gristmill", "messages": ASK})
-    reply = httpx.post(f"{server}/v1/chat/completions", content=body, headers={"Content-Type": "text/plain"})
+    reply = http.post("/v1/chat/completions", content=body, headers={"Content-Type": "text/plain"})
     assert reply.status_code == 400
     assert "Content-Type" in reply.json()["error"]["message"]
 
 
-def test_routes_of_bentoml_stay(server: str) -> None:
+def test_routes_of_bentoml_stay(http: httpx.Client) -> None:
     for path in ("/livez", "/readyz"):
-        assert httpx.get(server + path).status_code == 200
-    assert "gristmill_generated_tokens_total" in httpx.get(f"{server}/metrics").text
+        assert http.get(path).status_code == 200
+    assert "gristmill_generated_tokens_total" in http.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -238,33 +235,33 @@ def test_hostile_content_is_only_text(client: openai.OpenAI, release: Release, c
     assert complete(client, prompt=content, max_tokens=3).usage.completion_tokens <= 3
 
 
-def _metric(server: str, name: str) -> float:
-    lines = httpx.get(f"{server}/metrics").text.splitlines()
+def _metric(http: httpx.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
-def _wait_until_idle(server: str) -> None:
+def _wait_until_idle(http: httpx.Client) -> None:
     deadline = time.monotonic() + 10
-    while _metric(server, "gristmill_requests_running") > 0:
+    while _metric(http, "gristmill_requests_running") > 0:
         assert time.monotonic() < deadline, "the request still runs"
 
 
-def test_hanging_up_cancels_a_stream(server: str, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(server, "gristmill_generated_tokens_total")
+def test_hanging_up_cancels_a_stream(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
+    before = _metric(http, "gristmill_generated_tokens_total")
     stream = chat(client, stream=True, temperature=0, max_tokens=release.context)
     for _ in range(3):
         next(stream)
     stream.close()
-    _wait_until_idle(server)
-    assert _metric(server, "gristmill_generated_tokens_total") - before < release.context // 2
+    _wait_until_idle(http)
+    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
 
 
-def test_hanging_up_cancels_an_answer(server: str, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(server, "gristmill_generated_tokens_total")
+def test_hanging_up_cancels_an_answer(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
+    before = _metric(http, "gristmill_generated_tokens_total")
     with pytest.raises(openai.APITimeoutError):
         chat(client, temperature=0, max_tokens=release.context, timeout=0.05)
-    _wait_until_idle(server)
-    assert _metric(server, "gristmill_generated_tokens_total") - before < release.context // 2
+    _wait_until_idle(http)
+    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
 
 
 def test_many_clients_at_once(client: openai.OpenAI) -> None:
@@ -274,9 +271,9 @@ def test_many_clients_at_once(client: openai.OpenAI) -> None:
     assert len({text_of(reply) for reply in replies}) > 8
 
 
-def test_page_is_served_under_a_policy(server: str) -> None:
-    with urllib.request.urlopen(f"{server}/") as reply:
-        text, policy = reply.read().decode(), reply.headers["Content-Security-Policy"]
+def test_page_is_served_under_a_policy(http: httpx.Client) -> None:
+    reply = http.get("/")
+    text, policy = reply.text, reply.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "innerHTML" not in text
     assert "http://" not in text
