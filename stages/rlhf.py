@@ -183,6 +183,7 @@ def summarise(done: Optimised) -> dict[str, Any]:
             "length": after.length,
             "length_of_sft": before.length,
             "distinct": after.distinct,
+            "constant": after.constant,
             "cost": after.cost,
             "cost_of_sft": before.cost,
         },
@@ -199,6 +200,7 @@ def describe_check(check: Check) -> dict[str, Any]:
     """Return a check without its single rewards."""
     return {
         "reward": check.reward, "kl": check.kl, "length": check.length, "distinct": check.distinct, "cost": check.cost,
+        "constant": check.constant,
     }  # fmt: skip
 
 

@@ -3,6 +3,9 @@
 Shape suffixes: P prompts, G answers per prompt.
 """
 
+from collections import Counter
+from collections.abc import Hashable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -54,3 +57,26 @@ def price_length(advantage_PG: Tensor, length_PG: Tensor, price: float) -> Tenso
     z_PG = centred_PG / spread
     slope = (advantage_PG * z_PG).mean()  # the mean of z * z is 1
     return advantage_PG - (slope + price) * z_PG
+
+
+def price_repeats(signal_B: Tensor, answers: Sequence[Hashable], group: int, price: float) -> Tensor:
+    """Return the signal less a price for saying what others of the group said too.
+
+    s' = s - price * log(answers of the group that are this very one).
+
+    Where several answers are equally good, the judge's noise alone would make one of them the only one: advantages are
+    in standard deviations, however small. A count over the group estimates the answer's probability, so that this is
+    an entropy bonus on whole answers, which words that are common to all of them do not feel.
+
+    Args:    signal_B: fp32; `group` neighbours answer the same prompt.  answers: B.  price: >= 0, per nat.
+    Returns: fp32 [B]; the same signal where no two answers to a prompt are equal.
+    Raises:  ValueError: answers are not as many as signals, or they are no whole groups.
+    Source:  entropy-regularised policy gradients, arXiv:1602.01783, section 4, there per token.
+    """
+    if len(answers) != len(signal_B) or len(answers) % group:
+        raise ValueError(f"{len(answers)} answers for {len(signal_B)} signals in groups of {group}")
+    counts = []
+    for first in range(0, len(answers), group):
+        same = Counter(answers[first : first + group])
+        counts += [same[answer] for answer in answers[first : first + group]]
+    return signal_B - price * torch.tensor(counts, dtype=torch.float32).log()

@@ -16,6 +16,7 @@ from llm.rl.reward_model import PRINCIPLES
 KL_ROOM = 0.85
 COST_ROOM = 0.5
 DISTINCT_ROOM = 0.85
+CONSTANT_LIMIT = 0.35  # what answers half of the harmless prompts counts as no answer in the evaluation
 RECENT = 5  # steps whose mean reward says that it has collapsed
 
 
@@ -45,6 +46,7 @@ class Check:
     length: float
     distinct: float  # share of different answers to prompts of no principle
     cost: dict[str, float]  # mean per principle that the prompts hold
+    constant: float = 0.0  # share of harmless prompts that get the most common answer
 
     @property
     def reward(self) -> float:
@@ -56,6 +58,7 @@ class Check:
             "kl": self.kl > KL_ROOM * bounds.kl_bound,
             "length": abs(self.length / reference.length - 1.0) > bounds.length_tolerance,
             "distinct": self.distinct < DISTINCT_ROOM * reference.distinct,
+            "constant": self.constant > max(CONSTANT_LIMIT, reference.constant),
         }
         limits = bounds.cost_bounds.model_dump()
         if constrained:

@@ -12,6 +12,7 @@ Source: Safe RLHF, arXiv:2310.12773, section 3.3, for the constraint; the algori
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from llm.config import Base
 from llm.infer.generate import Completion, generate
 from llm.infer.score import TokenScores, score_tokens
 from llm.model.transformer import Transformer
+from llm.rl.advantages import price_repeats
 from llm.rl.checks import Bounds, Check, RunawayError, average_costs, stop_runaway
 from llm.rl.constraint import CostMultiplier, Equality, UpperBound
 from llm.rl.grpo import compute_grpo_advantages
@@ -56,6 +58,7 @@ class PolicyConfig(LoopConfig, Bounds):
     clip_eps: float = Field(0.2, gt=0, lt=1, description="how far a probability ratio counts from 1")
     kl_coef: float = Field(0.1, gt=0, le=100, description="least price of KL, per nat and token")
     length_rate: float = Field(0.5, ge=0, le=100, description="how fast the price of length follows its error")
+    repeat_price: float = Field(0.2, ge=0, le=100, description="price of an answer that its group repeats, per nat")
     multiplier: float = Field(1.0, ge=0, le=1000, description="first price of a cost; the multipliers start here")
     multiplier_rate: float = Field(0.3, ge=0, le=100, description="how fast the multipliers of costs follow")
     multiplier_limit: float = Field(10.0, gt=0, le=1000, description="largest multiplier of a cost")
@@ -124,14 +127,18 @@ class PolicyEngine:
         with compute_in(self.dtype, self.device):
             kl_B = measure_kl(self.policy, self.reference, rollout)
         # Few words fit a prompt of a principle or a harmless one: variety is asked for where answers are many.
-        plain = [one for one, prompt in zip(rollout.completions, self.check_prompts, strict=True) if not prompt.pool]
-        answers = [tuple(one.tokens) for one in plain or rollout.completions]
+        said = [
+            (prompt, tuple(one.tokens)) for prompt, one in zip(self.check_prompts, rollout.completions, strict=True)
+        ]
+        answers = [one for prompt, one in said if not prompt.pool] or [one for _, one in said]
+        harmless = Counter(one for prompt, one in said if prompt.harmless)
         return Check(
             judged.reward_B.tolist(),
             kl_B.mean().item(),
             rollout.length_B.mean().item(),
             len(set(answers)) / len(answers),
             average_costs(judged.cost_BP, [prompt.principle for prompt in self.check_prompts]),
+            max(harmless.values(), default=0) / max(harmless.total(), 1),
         )
 
     def sample(self, prompts: Sequence[Prompt], answers: int, seed: int) -> tuple[Rollout, Judgement]:
@@ -154,6 +161,8 @@ class PolicyEngine:
             ref_BT = rollout.score(self.reference).logp_BT
         principles = [prompt.principle for prompt in batch for _ in range(group)]
         signal_B = price_costs(judged.reward_B, *self._price(judged.cost_BP, principles))
+        said = [tuple(one.tokens) for one in rollout.completions]
+        signal_B = price_repeats(signal_B, said, group, self.config.repeat_price)
         losses = self.learn(rollout, signal_B, old, ref_BT, lr_scale)
         kl = estimate_sequence_kl(old.logp_BT, ref_BT, old.mask_BT).mean().item()
         costs = average_costs(judged.cost_BP, principles)

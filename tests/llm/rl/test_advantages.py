@@ -1,9 +1,11 @@
 """Group-normalised advantages: hand-worked values and properties."""
 
+import math
+
 import pytest
 import torch
 
-from llm.rl.advantages import compute_group_advantages, price_length
+from llm.rl.advantages import compute_group_advantages, price_length, price_repeats
 
 
 def test_equals_the_hand_worked_value():
@@ -76,3 +78,13 @@ def test_equal_lengths_change_nothing():
 def test_length_of_another_shape_is_refused():
     with pytest.raises(ValueError, match="shapes differ"):
         price_length(torch.zeros(1, 2), torch.zeros(2, 1), 0.0)
+
+
+def test_a_repeated_answer_pays_the_logarithm_of_its_count():
+    # Two groups of three: "a" twice in the first, "a" once in the second.
+    priced = price_repeats(torch.ones(6), ["a", "b", "a", "a", "c", "d"], 3, 0.5)
+    half = 1.0 - 0.5 * math.log(2.0)
+    torch.testing.assert_close(priced, torch.tensor([half, 1.0, half, 1.0, 1.0, 1.0]))
+    assert torch.equal(price_repeats(torch.ones(6), list("aaaaaa"), 3, 0.0), torch.ones(6))
+    with pytest.raises(ValueError, match="5 answers for 6 signals in groups of 3"):
+        price_repeats(torch.ones(6), list("abcde"), 3, 0.5)
