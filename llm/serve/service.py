@@ -50,7 +50,7 @@ class Gristmill:
             pause=pause,
         )
         self.served = Served(release, engine)
-        app.state.served = self.served
+        app.state.served = {release.model: self.served}
 
     def __is_alive__(self) -> bool:
         return self.served.engine.alive

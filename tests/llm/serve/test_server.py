@@ -132,8 +132,8 @@ def test_prompt_without_room_is_refused(client: openai.OpenAI, size: int) -> Non
         ({"messages": []}, "messages"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"extra_body": {"unknown": 1}}, "unknown"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
     ],
 )
 def test_bad_chat_requests_name_the_field(client: openai.OpenAI, options: dict[str, Any], param: str) -> None:
