@@ -75,6 +75,12 @@ def require_supported(prompts: Sequence[Prompt], engine: Engine, fields: dict[st
     for prompt in prompts:
         for missing in sorted(prompt.sampling.needs() & engine.unsupported):
             refuse_engine(engine, fields.get(missing, missing))
+        if prompt.sampling.json_schema is not None:
+            try:
+                engine.check(prompt.ids, prompt.sampling)
+            except ValueError as error:
+                field = fields["json_schema"]
+                raise ApiError(f"{field}: {error}", param=field, code="invalid_schema") from None
 
 
 def refuse_engine(engine: Engine, field: str) -> None:

@@ -66,9 +66,9 @@ def _dump(value: Any) -> str:
 def call_schema(body: ChatRequest) -> Json:
     """Return the schema of the call that `tool_choice` forces."""
     tools = [tool for tool in body.offered_tools if body.named_tool in (None, tool.function.name)]
-    if len(tools) == 1:
-        return _one_call(tools[0], "#")
-    return {"anyOf": [_one_call(tool, f"#/anyOf/{number}") for number, tool in enumerate(tools)]}
+    places = [f"#/$defs/call{number}" for number in range(len(tools))]
+    calls = {f"call{number}": _one_call(tool, places[number]) for number, tool in enumerate(tools)}
+    return {"$defs": calls, "anyOf": [{"$ref": place} for place in places]}
 
 
 def _one_call(tool: Tool, place: str) -> Json:

@@ -112,19 +112,7 @@ def _ask(http: httpx.Client, text: str) -> None:
 
 
 def test_some_naughty_strings_in_every_text_field(http: httpx.Client) -> None:
-    for text in (
-        "",
-        "\0",
-        "undefined",
-        "<script>alert(1)</script>",
-        "%s%n",
-        "Ω≈ç√∫",
-        "👩‍👩‍👧‍👦",
-        "{{7*7}}",
-        "\ufffe",
-        "1e999",
-        "a" * 1200,
-    ):
+    for text in ("\0\ufffe", "{{7*7}} %s <script>"):
         _ask(http, text)
     require_answers(http)
 

@@ -103,14 +103,16 @@ def test_forced_answer_is_a_call_or_text(size: int) -> None:
 def test_forced_call_has_a_schema() -> None:
     own = {"$defs": {"C": {"type": "string"}}, "type": "object", "properties": {"city": {"$ref": "#/$defs/C"}}}
     weather = {"type": "function", "function": {"name": "weather", "parameters": own}}
-    named = call_schema(ask(tools=[weather, CLOCK], tool_choice={"type": "function", "function": {"name": "weather"}}))
-    assert named["properties"]["name"] == {"const": "weather"}
-    assert named["properties"]["arguments"]["properties"]["city"] == {"$ref": "#/properties/arguments/$defs/C"}
-    assert named["required"] == ["name", "arguments"]
-    one_of = call_schema(ask(tools=[CLOCK, weather], tool_choice="required"))["anyOf"]
-    assert [one["properties"]["name"]["const"] for one in one_of] == ["clock", "weather"]
-    reference = one_of[1]["properties"]["arguments"]["properties"]["city"]
-    assert reference == {"$ref": "#/anyOf/1/properties/arguments/$defs/C"}
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice, names in ((named, ["weather"]), ("required", ["clock", "weather"])):
+        schema = call_schema(ask(tools=[CLOCK, weather], tool_choice=choice))
+        calls = list(schema["$defs"].values())
+        assert schema["anyOf"] == [{"$ref": f"#/$defs/{name}"} for name in schema["$defs"]]
+        assert [call["properties"]["name"] for call in calls] == [{"const": name} for name in names]
+        assert all(call["required"] == ["name", "arguments"] for call in calls)
+        # A function's own references hold in their new place.
+        place = schema["anyOf"][-1]["$ref"] + "/properties/arguments/$defs/C"
+        assert calls[-1]["properties"]["arguments"]["properties"]["city"] == {"$ref": place}
 
 
 @pytest.mark.parametrize(
