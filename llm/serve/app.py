@@ -19,7 +19,9 @@ from llm.serve.answers import Session
 from llm.serve.completions import answer_chat, answer_text, stream_chat, stream_text
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
+from llm.serve.lineage_route import get_lineage, list_lineage
 from llm.serve.logprobs import name_token
+from llm.serve.metrics import Metrics
 from llm.serve.openapi import describe_api
 from llm.serve.params import ServeParams
 from llm.serve.prompts import (
@@ -54,6 +56,7 @@ class Served:
 
     release: Release
     engine: Engine
+    metrics: Metrics
 
 
 def create_app() -> FastAPI:
@@ -68,6 +71,8 @@ def create_app() -> FastAPI:
     app.add_api_route("/openapi.json", api_document, methods=["GET"])
     app.add_api_route("/v1/models", list_models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", get_model, methods=["GET"])
+    app.add_api_route("/v1/lineage", list_lineage, methods=["GET"])
+    app.add_api_route("/v1/lineage/{fingerprint}", get_lineage, methods=["GET"])
     app.add_api_route("/v1/chat/completions", create_chat, methods=["POST"])
     app.add_api_route("/v1/completions", create_completion, methods=["POST"])
     app.add_api_route("/tokenize", tokenize, methods=["POST"])
@@ -155,7 +160,9 @@ async def detokenize(request: Request) -> JSONResponse:
 
 def _start(request: Request, served: Served, prompts: Sequence[Prompt], num_choices: int) -> Session:
     caller = getattr(request.state, "caller", None)
-    session = Session(served.engine, served.release, caller, request.app.state.params.request_timeout_s)
+    timeout_s = request.app.state.params.request_timeout_s
+    session = Session(served.engine, served.release, served.metrics, caller, timeout_s)
+    request.state.watches = session.watches  # the log reads them
     try:
         session.start(repeat(prompts, num_choices), num_choices)
     except ApiError:

@@ -44,6 +44,7 @@ def configure_logging() -> None:
     logger = logging.getLogger("llm")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
+    logging.getLogger("bentoml.access").setLevel(logging.WARNING)  # a line of prose for what ours says
 
 
 class RequestLog:

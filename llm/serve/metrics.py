@@ -22,6 +22,7 @@ class Metrics:
         self.model = model
         self._success = {reason: collectors["success"].labels(model, reason) for reason in get_args(Reason)}
         self._of = {name: one.labels(model) for name, one in collectors.items() if name != "success"}
+        self.state(0, 0, 0.0)  # a gauge that was never set is not shown
 
     def state(self, running: int, waiting: int, cache_use: float) -> None:
         """The engine runs and keeps waiting so many requests, and this share of its cache is in use."""
@@ -108,7 +109,7 @@ def make_metrics(models: Iterable[str], registry: "CollectorRegistry | None" = N
         "prompt": counter("vllm:prompt_tokens", "Tokens of prompts"),
         "generated": counter("vllm:generation_tokens", "Tokens generated, those of aborted answers included"),
         "success": counter("vllm:request_success", "Answers that ended, by the reason", "finished_reason"),
-        "restarts": counter("gristmill:engine_restarts", "Engines that failed and were built anew"),
+        "restarts": counter("gristmill_engine_restarts", "Engines that failed and were built anew"),
         "first": histogram("vllm:time_to_first_token_seconds", "From a request to its first token"),
         "inter": histogram("vllm:inter_token_latency_seconds", "Between a token and the one before it"),
         "whole": histogram("vllm:e2e_request_latency_seconds", "From a request to the end of its answer"),

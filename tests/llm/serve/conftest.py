@@ -31,6 +31,16 @@ KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
 TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
 
+LINEAGE = {
+    "corpus": {
+        "sources": {"fables": {"documents": {"train": 19, "val": 1}, "licences": {"CC0-1.0": 12, "<b>MIT</b>": 8}}},
+        "conversations": {"chat": 3},
+        "preferences": {},
+        "questions": {},
+    },
+    "stages": {"pretrain": {"deps": {"data/tokens": "0a1b"}, "outs": {"models/base": "2c3d"}, "params": {}}},
+}
+
 
 def write_release(folder: Path, passed: bool) -> None:
     tokenizer = train_tokenizer([TEXT] * 20, 320)
@@ -65,6 +75,7 @@ def write_release(folder: Path, passed: bool) -> None:
         "model": "gristmill",
     }
     (folder / "release.json").write_text(json.dumps(about))
+    (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     write_sums(folder)
 
 
@@ -95,9 +106,15 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `server` keeps its files, and server.log."""
+    return tmp_path_factory.mktemp("bentoml")
+
+
+@pytest.fixture(scope="session")
+def server(release_folder: Path, server_home: Path) -> Iterator[str]:
     """The address of `python -m llm.serve`, running over the tiny release."""
-    with run_server(release_folder, tmp_path_factory.mktemp("bentoml")) as running:
+    with run_server(release_folder, server_home) as running:
         yield running.address
 
 
