@@ -6,11 +6,10 @@ Content is data: prompts and answers are neither logged nor interpreted.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,6 +22,7 @@ from llm.serve.lineage_route import get_lineage, list_lineage
 from llm.serve.logprobs import name_token
 from llm.serve.metrics import Metrics
 from llm.serve.openapi import describe_api
+from llm.serve.page_route import show_page
 from llm.serve.params import ServeParams
 from llm.serve.prompts import (
     Prompt,
@@ -40,12 +40,6 @@ from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest
 from llm.serve.streaming import EventStream, while_connected
 from llm.serve.tools import render_turns
 
-PAGE = Path(__file__).parent / "page" / "index.html"
-# The page needs its own inline script and style and this server; nothing else can be loaded or called.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 DRAIN_RETRY_S = 30  # until another server has taken the place of one that is shutting down
 R = TypeVar("R", bound=BaseModel)
 
@@ -67,7 +61,7 @@ def create_app() -> FastAPI:
     """
     app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.params, app.state.draining = ServeParams(), False
-    app.add_api_route("/", page, methods=["GET"])
+    app.add_api_route("/", show_page, methods=["GET"])
     app.add_api_route("/openapi.json", api_document, methods=["GET"])
     app.add_api_route("/v1/models", list_models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", get_model, methods=["GET"])
@@ -81,11 +75,6 @@ def create_app() -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     return app
-
-
-async def page() -> Response:
-    """GET /: the chat page."""
-    return FileResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"})
 
 
 async def api_document(request: Request) -> JSONResponse:

@@ -73,8 +73,8 @@ def describe_api(models: tuple[str, ...]) -> Json:
         if "{model}" in path:
             operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": name}]
         if "{fingerprint}" in path:
-            schema = {"type": "string", "minLength": 1}
-            operation["parameters"] = [{"name": "fingerprint", "in": "path", "required": True, "schema": schema}]
+            text = {"type": "string", "minLength": 1}
+            operation["parameters"] = [{"name": "fingerprint", "in": "path", "required": True, "schema": text}]
         if body is not None:
             content = {"application/json": {"schema": refs[body, "validation"]}}
             definitions["$defs"][body.__name__]["properties"]["model"] = name
