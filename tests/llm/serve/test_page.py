@@ -1,5 +1,8 @@
 """The chat page in headless Chromium: first over the real server, then over one whose every reply is decided here."""
 
+import json
+from pathlib import Path
+
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -398,6 +401,19 @@ def test_hostile_text_is_only_text_wherever_it_stands(stubbed: Chrome, stub: Stu
     assert texts(stubbed)[:2] == [hostile, hostile * 2]
     assert stubbed.execute_script(elements) == before
     assert stubbed.execute_script("return window.hacked") is None
+
+
+def test_naughty_strings_are_shown_as_they_are(stubbed: Chrome, stub: Stub, shared_data: Path) -> None:
+    strings = [one for one in json.loads((shared_data / "naughty-strings" / "blns.json").read_text()) if one]
+    assert len(strings) > 400
+    turns = [{"role": role, "content": one} for one in strings for role in ("user", "assistant")]
+    keep = "localStorage.setItem('chat:1', JSON.stringify({id: '1', turns: arguments[0]}))"
+    stubbed.execute_script(keep, turns)
+    elements = "return document.querySelectorAll('img, svg, script, a, iframe, style, link').length"
+    before = stubbed.execute_script(elements)
+    open_page(stubbed, stub.address)
+    assert texts(stubbed) == [turn["content"] for turn in turns]
+    assert stubbed.execute_script(elements) == before
 
 
 def test_what_is_kept_may_be_broken(stubbed: Chrome, stub: Stub) -> None:
