@@ -9,6 +9,7 @@ from typing import Protocol
 
 from llm.serve.engine import Engine, Event, Finish, QueueFull, Sink, TokenScore
 from llm.serve.errors import ApiError
+from llm.serve.metrics import Metrics, Reason, Watch
 from llm.serve.prompts import Prompt
 from llm.serve.release import Release
 from llm.serve.replies import Usage
@@ -85,8 +86,16 @@ class Session:
     may be after the last token.
     """
 
-    def __init__(self, engine: Engine, release: Release, caller: Caller | None = None, timeout_s: float = 600):
-        self._engine, self._release, self._caller = engine, release, caller
+    def __init__(
+        self,
+        engine: Engine,
+        release: Release,
+        metrics: Metrics,
+        caller: Caller | None = None,
+        timeout_s: float = 600,
+    ):
+        self._engine, self._release, self._metrics, self._caller = engine, release, metrics, caller
+        self.watches: list[Watch] = []  # one over each answer
         self._events: asyncio.Queue[tuple[int, Event | ApiError]] = asyncio.Queue()
         self._requests: dict[int, int] = {}  # the engine's number of each answer
         self._prompts: list[Prompt] = []
@@ -111,6 +120,8 @@ class Session:
         except ApiError:
             self._cancel()  # all or none: nothing is charged
             raise
+        for index, prompt in enumerate(prompts):
+            self.watches.append(self._metrics.started(0 if index % num_choices else len(prompt.ids)))
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yield the pieces of all answers as they come, each with its prompt's place.
@@ -124,7 +135,9 @@ class Session:
                 continue
             piece = readers[index].read(event)
             self._num_tokens[index] = piece.num_tokens
+            self.watches[index].tokens(len(piece.tokens))
             if piece.finish:
+                self.watches[index].finished(piece.finish)
                 del readers[index]
                 if event.finish is None:
                     self._engine.cancel(self._requests[index])
@@ -154,6 +167,7 @@ class Session:
         if isinstance(event, ApiError):
             raise event
         if event.finish == "error":
+            self._finish("error")
             message = "the engine failed on this request" if self._engine.alive else "the server is shutting down"
             raise ApiError(message, status=500 if self._engine.alive else 503, code="engine_error")
         return index, event
@@ -179,9 +193,15 @@ class Session:
     def close(self) -> None:
         """Cancel what still runs, and charge the caller for what there was; the second time nothing happens."""
         self._alarm.cancel()
+        self._finish("abort")
         if self._caller is not None and self._requests:
             self._caller.charge(self.usage().total_tokens)
         self._cancel()
+
+    def _finish(self, reason: Reason) -> None:
+        """Say so of the answers that have not ended."""
+        for watch in self.watches:
+            watch.finished(reason)
 
     def _cancel(self) -> None:
         for number in self._requests.values():

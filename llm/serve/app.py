@@ -6,11 +6,10 @@ Content is data: prompts and answers are neither logged nor interpreted.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -19,8 +18,11 @@ from llm.serve.answers import Session
 from llm.serve.completions import answer_chat, answer_text, stream_chat, stream_text
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
+from llm.serve.lineage_route import get_lineage, list_lineage
 from llm.serve.logprobs import name_token
+from llm.serve.metrics import Metrics
 from llm.serve.openapi import describe_api
+from llm.serve.page_route import show_page
 from llm.serve.params import ServeParams
 from llm.serve.prompts import (
     Prompt,
@@ -38,12 +40,6 @@ from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest
 from llm.serve.streaming import EventStream, while_connected
 from llm.serve.tools import render_turns
 
-PAGE = Path(__file__).parent / "page" / "index.html"
-# The page needs its own inline script and style and this server; nothing else can be loaded or called.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 DRAIN_RETRY_S = 30  # until another server has taken the place of one that is shutting down
 R = TypeVar("R", bound=BaseModel)
 
@@ -54,6 +50,7 @@ class Served:
 
     release: Release
     engine: Engine
+    metrics: Metrics
 
 
 def create_app() -> FastAPI:
@@ -64,10 +61,12 @@ def create_app() -> FastAPI:
     """
     app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.params, app.state.draining = ServeParams(), False
-    app.add_api_route("/", page, methods=["GET"])
+    app.add_api_route("/", show_page, methods=["GET"])
     app.add_api_route("/openapi.json", api_document, methods=["GET"])
     app.add_api_route("/v1/models", list_models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", get_model, methods=["GET"])
+    app.add_api_route("/v1/lineage", list_lineage, methods=["GET"])
+    app.add_api_route("/v1/lineage/{fingerprint}", get_lineage, methods=["GET"])
     app.add_api_route("/v1/chat/completions", create_chat, methods=["POST"])
     app.add_api_route("/v1/completions", create_completion, methods=["POST"])
     app.add_api_route("/tokenize", tokenize, methods=["POST"])
@@ -76,11 +75,6 @@ def create_app() -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     return app
-
-
-async def page() -> Response:
-    """GET /: the chat page."""
-    return FileResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"})
 
 
 async def api_document(request: Request) -> JSONResponse:
@@ -155,7 +149,9 @@ async def detokenize(request: Request) -> JSONResponse:
 
 def _start(request: Request, served: Served, prompts: Sequence[Prompt], num_choices: int) -> Session:
     caller = getattr(request.state, "caller", None)
-    session = Session(served.engine, served.release, caller, request.app.state.params.request_timeout_s)
+    timeout_s = request.app.state.params.request_timeout_s
+    session = Session(served.engine, served.release, served.metrics, caller, timeout_s)
+    request.state.watches = session.watches  # the log reads them
     try:
         session.start(repeat(prompts, num_choices), num_choices)
     except ApiError:

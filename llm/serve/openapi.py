@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from llm.serve.lineage_route import LineageList, LineageReply
 from llm.serve.replies import (
     ChatChunk,
     ChatReply,
@@ -25,6 +26,8 @@ Kind = type[BaseModel]
 ROUTES: list[tuple[str, str, Kind | None, Kind, Kind | None]] = [
     ("/v1/models", "List the models that are served, the default one first", None, ModelList, None),
     ("/v1/models/{model}", "Describe a model", None, ModelReply, None),
+    ("/v1/lineage", "Say what each served release was made from", None, LineageList, None),
+    ("/v1/lineage/{fingerprint}", "Say it of the release with a system_fingerprint", None, LineageReply, None),
     ("/v1/chat/completions", "Answer a conversation", ChatRequest, ChatReply, ChatChunk),
     ("/v1/completions", "Continue a text, or score one", CompletionRequest, TextReply, TextReply),
     ("/tokenize", "Return the token ids of a text or conversation", TokenizeRequest, TokenizeReply, None),
@@ -34,13 +37,14 @@ ERRORS = {
     400: "The request is wrong; the error names the field",
     401: "The API key is missing or wrong",
     403: "The API key may not do this",
-    404: "The model does not exist",
+    404: "The model, or the release, does not exist",
     408: "The body was not sent whole in time",
     413: "The body is too large",
     429: "Too many requests: a limit of the key, or the engine's queue",
     500: "The engine failed on this request",
     503: "The server is shutting down, or the answer took too long",
 }
+LISTS = ("/v1/models", "/v1/lineage")
 OF_BODIES = (400, 408, 413)
 RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 0}}}
 
@@ -68,6 +72,9 @@ def describe_api(models: tuple[str, ...]) -> Json:
             operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": schema}
         if "{model}" in path:
             operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": name}]
+        if "{fingerprint}" in path:
+            text = {"type": "string", "minLength": 1}
+            operation["parameters"] = [{"name": "fingerprint", "in": "path", "required": True, "schema": text}]
         if body is not None:
             content = {"application/json": {"schema": refs[body, "validation"]}}
             definitions["$defs"][body.__name__]["properties"]["model"] = name
@@ -89,7 +96,7 @@ def _responses(path: str, success: Json, failure: Json, has_body: bool) -> Json:
     content = {"application/json": {"schema": success}}
     responses: Json = {"200": {"description": "The answer", "content": content}}
     for status, description in ERRORS.items():
-        if (status in OF_BODIES and not has_body) or (status == 404 and path == "/v1/models"):
+        if (status in OF_BODIES and not has_body) or (status == 404 and path in LISTS):
             continue
         responses[str(status)] = {
             "description": description,

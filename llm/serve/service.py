@@ -19,6 +19,8 @@ from llm.serve.errors import ErrorBodies
 from llm.serve.gateway import Gateway
 from llm.serve.keys import KeyRing, find_keys_file
 from llm.serve.limits import Budget, Limiter
+from llm.serve.log import RequestLog, configure_logging
+from llm.serve.metrics import make_metrics
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 
@@ -35,10 +37,12 @@ class Gristmill:
     """An OpenAI-compatible server of one packaged release."""
 
     def __init__(self) -> None:
+        configure_logging()
         # BentoML makes this object on the event loop that will run the routes.
         loop = asyncio.get_running_loop()
         stop_by_drain(drain, loop)
         release = Release.load(find_release())
+        metrics = make_metrics([release.model])[release.model]
         pause = let_turn(loop)
         engine = Engine(
             partial(load_backend, release, params),
@@ -46,10 +50,10 @@ class Gristmill:
             release.context,
             max_running=params.max_running,
             max_queue=params.max_queue,
-            observe=_Prometheus(),
+            observe=metrics,
             pause=pause,
         )
-        self.served = Served(release, engine)
+        self.served = Served(release, engine, metrics)
         app.state.served = {release.model: self.served}
 
     def __is_alive__(self) -> bool:
@@ -66,6 +70,7 @@ class Gristmill:
 
 
 # The first is the outermost.
+Gristmill.add_asgi_middleware(RequestLog)  # type: ignore[attr-defined]
 Gristmill.add_asgi_middleware(  # type: ignore[attr-defined]
     Gateway,
     params=params,
@@ -74,22 +79,3 @@ Gristmill.add_asgi_middleware(  # type: ignore[attr-defined]
     drain=drain,
 )
 Gristmill.add_asgi_middleware(ErrorBodies)  # type: ignore[attr-defined]
-
-
-class _Prometheus:
-    def __init__(self) -> None:
-        # Imported here, because BentoML sets the folder of its multiprocess mode after it has imported the service.
-        from prometheus_client import Counter, Gauge
-
-        self._running = Gauge("gristmill_requests_running", "Requests in the engine", multiprocess_mode="livesum")
-        self._tokens = Counter("gristmill_generated_tokens", "Tokens generated, those of cancelled requests included")
-        self._restarts = Counter("gristmill_engine_restarts", "Times that the engine failed and was loaded again")
-
-    def state(self, running: int, waiting: int, cache_use: float) -> None:
-        self._running.set(running)
-
-    def tokens(self, count: int) -> None:
-        self._tokens.inc(count)
-
-    def restarted(self) -> None:
-        self._restarts.inc()

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from llm.serve.app import Served, create_app
 from llm.serve.engine import Engine, Event, Sampling, TokenScore
+from llm.serve.metrics import make_metrics
 from llm.serve.params import ServeParams
 from llm.serve.release import Release
 
@@ -72,6 +74,7 @@ def serve(releases: list[Release], params: ServeParams, unsupported: frozenset[s
     backends = [ScriptedBackend(release, unsupported) for release in releases]
     app = create_app()
     app.state.params, app.state.served = params, {}
+    metrics = make_metrics([release.model for release in releases], CollectorRegistry())
     for release, backend in zip(releases, backends, strict=True):
         engine = Engine(
             lambda backend=backend: backend,
@@ -80,7 +83,7 @@ def serve(releases: list[Release], params: ServeParams, unsupported: frozenset[s
             max_running=params.max_running,
             max_queue=params.max_queue,
         )
-        app.state.served[release.model] = Served(release, engine)
+        app.state.served[release.model] = Served(release, engine, metrics[release.model])
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()

@@ -207,7 +207,7 @@ def test_form_of_another_site_is_refused(http: httpx.Client) -> None:
 def test_routes_of_bentoml_stay(http: httpx.Client) -> None:
     for path in ("/livez", "/readyz"):
         assert http.get(path).status_code == 200
-    assert "gristmill_generated_tokens_total" in http.get("/metrics").text
+    assert "vllm:generation_tokens_total" in http.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -242,26 +242,26 @@ def _metric(http: httpx.Client, name: str) -> float:
 
 def _wait_until_idle(http: httpx.Client) -> None:
     deadline = time.monotonic() + 10
-    while _metric(http, "gristmill_requests_running") > 0:
+    while _metric(http, "vllm:num_requests_running") > 0:
         assert time.monotonic() < deadline, "the request still runs"
 
 
 def test_hanging_up_cancels_a_stream(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(http, "gristmill_generated_tokens_total")
+    before = _metric(http, "vllm:generation_tokens_total")
     stream = chat(client, stream=True, temperature=0, max_tokens=release.context)
     for _ in range(3):
         next(stream)
     stream.close()
     _wait_until_idle(http)
-    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
+    assert _metric(http, "vllm:generation_tokens_total") - before < release.context // 2
 
 
 def test_hanging_up_cancels_an_answer(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(http, "gristmill_generated_tokens_total")
+    before = _metric(http, "vllm:generation_tokens_total")
     with pytest.raises(openai.APITimeoutError):
         chat(client, temperature=0, max_tokens=release.context, timeout=0.05)
     _wait_until_idle(http)
-    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
+    assert _metric(http, "vllm:generation_tokens_total") - before < release.context // 2
 
 
 def test_many_clients_at_once(client: openai.OpenAI) -> None:
