@@ -92,18 +92,14 @@ class Session:
         release: Release,
         metrics: Metrics,
         caller: Caller | None = None,
-        timeout_s: float = 600,
     ):
         self._engine, self._release, self._metrics, self._caller = engine, release, metrics, caller
         self.watches: list[Watch] = []  # one over each answer
-        self._events: asyncio.Queue[tuple[int, Event | ApiError]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._requests: dict[int, int] = {}  # the engine's number of each answer
         self._prompts: list[Prompt] = []
         self._num_tokens: list[int] = []
         self._num_choices = 1
-        loop = asyncio.get_running_loop()
-        late = ApiError(f"the answer took longer than {timeout_s:g} s", status=503, code="timeout")
-        self._alarm = loop.call_later(timeout_s, self._events.put_nowait, (0, late))
 
     def start(self, prompts: Sequence[Prompt], num_choices: int = 1) -> None:
         """Hand all prompts to the engine, of which each stands there so many times.
@@ -126,7 +122,7 @@ class Session:
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
         """Yield the pieces of all answers as they come, each with its prompt's place.
 
-        Raises: ApiError: the engine has failed, or the time is over.
+        Raises: ApiError: the engine has failed.
         """
         readers = {index: _Reader(self._release, prompt.stops) for index, prompt in enumerate(self._prompts)}
         while readers:
@@ -164,8 +160,6 @@ class Session:
 
     async def _next(self) -> tuple[int, Event]:
         index, event = await self._events.get()
-        if isinstance(event, ApiError):
-            raise event
         if event.finish == "error":
             self._finish("error")
             message = "the engine failed on this request" if self._engine.alive else "the server is shutting down"
@@ -192,7 +186,6 @@ class Session:
 
     def close(self) -> None:
         """Cancel what still runs, and charge the caller for what there was; the second time nothing happens."""
-        self._alarm.cancel()
         self._finish("abort")
         if self._caller is not None and self._requests:
             self._caller.charge(self.usage().total_tokens)
@@ -210,7 +203,7 @@ class Session:
 
 
 def _hand_over(
-    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[tuple[int, Event | ApiError]]", item: tuple[int, Event]
+    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[tuple[int, Event]]", item: tuple[int, Event]
 ) -> None:
     # A loop that has closed has no reader either: the server is shutting down.
     if not loop.is_closed():

@@ -3,7 +3,6 @@
 Content is data: prompts and answers are neither logged nor interpreted.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,7 +11,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from llm.serve.answers import Session
 from llm.serve.completions import answer_chat, answer_text, stream_chat, stream_text
@@ -23,7 +21,6 @@ from llm.serve.logprobs import name_token
 from llm.serve.metrics import Metrics
 from llm.serve.openapi import describe_api
 from llm.serve.page_route import show_page
-from llm.serve.params import ServeParams
 from llm.serve.prompts import (
     Prompt,
     prepare_chat,
@@ -36,11 +33,10 @@ from llm.serve.prompts import (
 )
 from llm.serve.release import Release
 from llm.serve.replies import DetokenizeReply, ModelAbout, ModelList, ModelReply, TokenizeReply
-from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
+from llm.serve.requests import MAX_CHARS, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
 from llm.serve.streaming import EventStream, while_connected
 from llm.serve.tools import render_turns
 
-DRAIN_RETRY_S = 30  # until another server has taken the place of one that is shutting down
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -53,14 +49,14 @@ class Served:
     metrics: Metrics
 
 
-def create_app() -> FastAPI:
-    """Return the application.
+def create_app(max_chars: int = MAX_CHARS) -> FastAPI:
+    """Return the application, which reads texts of at most `max_chars`.
 
-    It answers once `app.state.served` holds a Served for each model, the default one first. `app.state.params` has the
-    limits; `app.state.draining` refuses what is new.
+    It answers once `app.state.served` holds a Served for each model, the default one first. How large a body may be
+    and how long a request may take is the gateway's to say.
     """
     app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.params, app.state.draining = ServeParams(), False
+    app.state.max_chars = max_chars
     app.add_api_route("/", show_page, methods=["GET"])
     app.add_api_route("/openapi.json", api_document, methods=["GET"])
     app.add_api_route("/v1/models", list_models, methods=["GET"])
@@ -149,38 +145,17 @@ async def detokenize(request: Request) -> JSONResponse:
 
 def _start(request: Request, served: Served, prompts: Sequence[Prompt], num_choices: int) -> Session:
     caller = getattr(request.state, "caller", None)
-    timeout_s = request.app.state.params.request_timeout_s
-    session = Session(served.engine, served.release, served.metrics, caller, timeout_s)
+    session = Session(served.engine, served.release, served.metrics, caller)
     request.state.watches = session.watches  # the log reads them
-    try:
-        session.start(repeat(prompts, num_choices), num_choices)
-    except ApiError:
-        session.close()
-        raise
+    session.start(repeat(prompts, num_choices), num_choices)
     return session
 
 
 async def _read(request: Request, kind: type[R]) -> R:
     """Return the request's body. JSON must be declared: a page of another site cannot do that without leave."""
-    params: ServeParams = request.app.state.params
-    if request.app.state.draining:
-        raise ApiError("the server is shutting down", status=503, code="draining", retry_after_s=DRAIN_RETRY_S)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise ApiError("send the header Content-Type: application/json", code="invalid_content_type")
-    body = bytearray()
-    try:
-        async with asyncio.timeout(params.body_timeout_s):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > params.max_body_bytes:
-                    message = f"the body holds more than {params.max_body_bytes} bytes"
-                    raise ApiError(message, status=413, code="body_too_large")
-    except TimeoutError:
-        message = f"the body was not sent whole within {params.body_timeout_s:g} s"
-        raise ApiError(message, status=408, code="body_timeout") from None
-    except ClientDisconnect:
-        raise ApiError("the client closed the connection", status=499) from None
-    return parse(kind, bytes(body), params.max_prompt_chars)
+    return parse(kind, await request.body(), request.app.state.max_chars)
 
 
 def _find(request: Request, model: str | None) -> Served:

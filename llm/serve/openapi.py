@@ -42,7 +42,8 @@ ERRORS = {
     413: "The body is too large",
     429: "Too many requests: a limit of the key, or the engine's queue",
     500: "The engine failed on this request",
-    503: "The server is shutting down, or the answer took too long",
+    503: "The server is shutting down",
+    504: "The answer took too long",
 }
 LISTS = ("/v1/models", "/v1/lineage")
 OF_BODIES = (400, 408, 413)

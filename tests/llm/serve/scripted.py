@@ -1,20 +1,29 @@
-"""The routes on a real socket, over an engine whose backend says what a test wants to hear."""
+"""The routes behind the gateway on a real socket, over an engine that says what a test wants to hear."""
 
 import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from llm.serve.app import Served, create_app
+from llm.serve.drain import Drain
 from llm.serve.engine import Engine, Event, Sampling, TokenScore
+from llm.serve.gateway import Gateway
+from llm.serve.keys import KeyRing
+from llm.serve.limits import Budget, Limiter
 from llm.serve.metrics import make_metrics
-from llm.serve.params import ServeParams
+from llm.serve.params import KeyLimits, ServeParams
 from llm.serve.release import Release
+
+KEY = "scripted-" + "k" * 40
+MANY = 10**12
+NO_LIMITS = KeyLimits(requests_per_minute=MANY, tokens_per_minute=MANY, parallel=MANY, tokens_per_day=MANY)
 
 
 class ScriptedBackend:
@@ -65,15 +74,16 @@ class Api:
     backend: ScriptedBackend
     engine: Engine
     app: FastAPI
-    charged: list[int] = field(default_factory=list)
 
 
 @contextmanager
-def serve(releases: list[Release], params: ServeParams, unsupported: frozenset[str] = frozenset()) -> Iterator[Api]:
-    """Run the routes in a thread; the first release's backend is the one to script."""
+def serve(
+    releases: list[Release], params: ServeParams, folder: Path, unsupported: frozenset[str] = frozenset()
+) -> Iterator[Api]:
+    """Run the routes in a thread, for KEY alone; the first release's backend is the one to script."""
     backends = [ScriptedBackend(release, unsupported) for release in releases]
-    app = create_app()
-    app.state.params, app.state.served = params, {}
+    app = create_app(params.max_prompt_chars)
+    app.state.served = {}
     metrics = make_metrics([release.model for release in releases], CollectorRegistry())
     for release, backend in zip(releases, backends, strict=True):
         engine = Engine(
@@ -84,7 +94,9 @@ def serve(releases: list[Release], params: ServeParams, unsupported: frozenset[s
             max_queue=params.max_queue,
         )
         app.state.served[release.model] = Served(release, engine, metrics[release.model])
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", lifespan="off"))
+    keys, limiter = KeyRing(folder / "keys.json", KEY), Limiter(Budget(folder / "usage.json"))
+    guarded = Gateway(app, params.model_copy(update={"limits": NO_LIMITS}), keys, limiter, Drain(params.grace_s))
+    server = uvicorn.Server(uvicorn.Config(guarded, host="127.0.0.1", port=0, log_level="critical", lifespan="off"))
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.started:

@@ -14,27 +14,28 @@ import pytest
 
 from llm.serve.params import ServeParams
 from llm.serve.release import Release
-from tests.llm.serve.scripted import Api, serve
+from tests.llm.serve.scripted import KEY, Api, serve
 
 CHAT: dict[str, Any] = {"model": "gristmill", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
 TEXT: dict[str, Any] = {"model": "gristmill", "prompt": "hi", "max_tokens": 2}
 FUNCTION: dict[str, Any] = {"name": "f"}
 CALL: dict[str, Any] = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 SCHEMA: dict[str, Any] = {"name": "s", "schema": {"type": "object"}}
+BEARER = {"Authorization": f"Bearer {KEY}"}
 POSTS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
 
 
 @pytest.fixture(scope="module")
-def api(release: Release) -> Iterator[Api]:
+def api(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     params = ServeParams(body_timeout_s=0.5, max_body_bytes=2_000_000, max_prompt_chars=100_000, max_queue=4096)
-    with serve([release], params) as running:
+    with serve([release], params, tmp_path_factory.mktemp("scripted")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def http(api: Api) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=api.address, timeout=20) as one:
+    with httpx.Client(base_url=api.address, timeout=20, headers=BEARER) as one:
         yield one
 
 
@@ -194,8 +195,13 @@ def _connect(api: Api) -> socket.socket:
     return socket.create_connection((host, int(port)), timeout=20)
 
 
+def _head(path: str, size: int) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Authorization: Bearer {KEY}"]
+    return "\r\n".join([*lines, f"Content-Length: {size}", "", ""]).encode()
+
+
 def test_half_a_body_is_408(api: Api, http: httpx.Client) -> None:
-    head = b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    head = _head("/tokenize", 100) + b"{"
     with _connect(api) as one, _connect(api) as other:
         for connection in (one, other):
             connection.sendall(head)
@@ -216,12 +222,10 @@ def test_slow_readers_hold_up_nobody(api: Api, http: httpx.Client) -> None:
     """Clients that ask for a stream and do not read it; when they have gone, so has their work."""
     api.backend.endless = True
     body = json.dumps(CHAT | {"stream": True, "max_tokens": 4000}).encode()
-    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\n\r\n"
     slow = [_connect(api) for _ in range(8)]
     for connection in slow:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-        connection.sendall(head.encode() + body)
+        connection.sendall(_head("/v1/chat/completions", len(body)) + body)
     _wait(lambda: len(api.backend.running) == 8)
     api.backend.endless = False
     require_answers(http)
@@ -243,30 +247,31 @@ def test_document_names_every_route(api: Api, http: httpx.Client) -> None:
     assert ours - {"/", "/openapi.json"} == set(document["paths"])
     for path in POSTS:
         statuses = set(document["paths"][path]["post"]["responses"])
-        assert statuses == {"200", "400", "401", "403", "404", "408", "413", "429", "500", "503"}
+        assert statuses == {"200", "400", "401", "403", "404", "408", "413", "429", "500", "503", "504"}
     assert document["components"]["schemas"]["ChatRequest"]["properties"]["model"]["enum"] == ["gristmill"]
 
 
-def _fuzz(address: str, num_examples: int, folder: Path) -> None:
+def _fuzz(address: str, key: str, num_examples: int, folder: Path) -> None:
     """Run schemathesis over the published document, with valid and with invalid requests."""
     command = [str(Path(sys.executable).parent / "st"), "run", f"{address}/openapi.json", "--checks", CHECKS]
     command += ["--max-examples", str(num_examples), "--phases", "examples,coverage,fuzzing", "--mode", "all"]
     command += ["--seed", "1", "--no-color", "--continue-on-failure", "--no-shrink", "--request-timeout", "20"]
-    command += ["--suppress-health-check", "all"]
+    command += ["--suppress-health-check", "all", "--header", f"Authorization: Bearer {key}"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
 @pytest.mark.slow
 def test_schemathesis_finds_nothing(api: Api, http: httpx.Client, tmp_path: Path) -> None:
-    _fuzz(api.address, 50, tmp_path)
+    _fuzz(api.address, KEY, 50, tmp_path)
     require_answers(http)
 
 
 @pytest.mark.slow
-def test_schemathesis_finds_nothing_in_the_real_server(server: str, tmp_path: Path) -> None:
-    _fuzz(server, 10, tmp_path)
-    assert httpx.post(f"{server}/v1/chat/completions", json=CHAT, timeout=60).status_code == 200
+def test_schemathesis_finds_nothing_in_the_real_server(server: str, key: str, tmp_path: Path) -> None:
+    _fuzz(server, key, 10, tmp_path)
+    headers = {"Authorization": f"Bearer {key}"}
+    assert httpx.post(f"{server}/v1/chat/completions", json=CHAT, headers=headers, timeout=60).status_code in (200, 429)
 
 
 def _wait(holds: Any) -> None:
