@@ -15,6 +15,7 @@ from itertools import count
 from typing import Literal, Protocol
 
 from llm.serve.fair_queue import FairQueue
+from llm.serve.grammar import to_grammar
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,13 @@ class Sampling:
 
     def needs(self) -> frozenset[str]:
         """Return the fields that ask something of an engine which not every engine can do."""
-        wanted = {"logit_bias": self.logit_bias, "num_top": self.num_top, "json_schema": self.json_schema is not None}
+        wanted = {
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "logit_bias": self.logit_bias,
+            "num_top": self.num_top,
+            "json_schema": self.json_schema is not None,
+        }
         return frozenset(name for name, value in wanted.items() if value)
 
 
@@ -172,6 +179,8 @@ class Engine:
         if missing:
             raise ValueError(f"the engine {self.name} does not do {', '.join(sorted(missing))}")
         self._check_known([token for token, _ in sampling.logit_bias])
+        if sampling.json_schema is not None:
+            to_grammar(sampling.json_schema)
 
     def _check_ids(self, ids: list[int]) -> None:
         if not ids:

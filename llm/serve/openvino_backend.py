@@ -13,7 +13,8 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from llm.export.openvino import engine_properties
-from llm.serve.engine import Event, Finish, Sampling
+from llm.serve.engine import Event, Finish, Sampling, TokenScore
+from llm.serve.grammar import to_grammar
 
 BLOCK_TOKENS = 32  # size of a page of OpenVINO's CPU cache
 PARALLEL = 16  # full contexts that fit the cache; more requests wait, none fails
@@ -23,7 +24,9 @@ class OpenVinoBackend:
     """A pipeline and the handles of its running requests. It gives no alternatives to a token, so it does not score."""
 
     score = None
-    unsupported = frozenset({"logit_bias", "num_top", "json_schema"})
+    # Its frequency and presence penalties are added, not subtracted, where a logit is negative: a token that was once
+    # written against the odds would be written for ever. Its repetition penalty is transformers'.
+    unsupported = frozenset({"frequency_penalty", "presence_penalty", "logit_bias", "num_top"})
 
     def __init__(self, gguf: Path, context: int, exact: bool = False, max_running: int = 64):
         """Load the file; `exact` gives the same text alone and among many, at about half the throughput."""
@@ -36,6 +39,7 @@ class OpenVinoBackend:
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)
         self._pipeline = genai.ContinuousBatchingPipeline(os.fspath(gguf), scheduler, "CPU", properties)
         self._handles: dict[int, GenerationHandle] = {}
+        self._scored: set[int] = set()  # those that asked for the log-probabilities of their tokens
 
     @property
     def cache_use(self) -> float:
@@ -46,21 +50,25 @@ class OpenVinoBackend:
         """Queue a request."""
         tensor = openvino.Tensor(np.array([ids], dtype=np.int64))
         self._handles[request] = self._pipeline.add_request(request, tensor, _config(sampling))
+        if sampling.num_top is not None:
+            self._scored.add(request)
 
     def step(self) -> list[tuple[int, Event]]:
         """Advance all requests and return what is new."""
         self._pipeline.step()
         events = []
         for request, handle in list(self._handles.items()):
-            event = _read(handle)
+            event = _read(handle, request in self._scored)
             if event.tokens or event.finish:
                 events.append((request, event))
             if event.finish:
                 del self._handles[request]
+                self._scored.discard(request)
         return events
 
     def cancel(self, request: int) -> None:
         """Drop a request and its cache."""
+        self._scored.discard(request)
         handle = self._handles.pop(request, None)
         if handle is not None:
             handle.cancel()
@@ -72,26 +80,34 @@ def _config(sampling: Sampling) -> genai.GenerationConfig:
     config.max_new_tokens = sampling.max_tokens
     config.stop_token_ids = set(sampling.stop_ids)
     config.ignore_eos = not sampling.stop_ids  # else the file's own end token stops too
+    config.repetition_penalty = sampling.repetition_penalty
+    config.logprobs = 0 if sampling.num_top is None else 1
     config.do_sample = sampling.temperature > 0
     if config.do_sample:
         config.temperature = sampling.temperature
         config.top_p = sampling.top_p
         config.top_k = sampling.top_k
+        config.min_p = sampling.min_p
         config.rng_seed = sampling.seed % 2**64
+    if sampling.json_schema is not None:
+        config.structured_output_config = genai.StructuredOutputConfig(grammar=to_grammar(sampling.json_schema))
     return config
 
 
-def _read(handle: GenerationHandle) -> Event:
+def _read(handle: GenerationHandle, scored: bool) -> Event:
     """Return the tokens that a handle holds, and how it ended if it did."""
     tokens: list[int] = []
+    scores: list[TokenScore] = []
     finish: Finish | None = None
     while handle.can_read():
         for output in handle.read().values():
             tokens += output.generated_ids
+            if scored:
+                scores += [TokenScore(logprob, {}) for logprob in output.generated_log_probs]
             if output.finish_reason == genai.GenerationFinishReason.STOP:
                 finish = "stop"
             elif output.finish_reason == genai.GenerationFinishReason.LENGTH:
                 finish = "length"
     if finish is None and handle.get_status() == genai.GenerationStatus.IGNORED:
         finish = "error"  # no room in the cache, not even alone
-    return Event(tokens, finish)
+    return Event(tokens, finish, scores)

@@ -1,4 +1,8 @@
-"""The fallback engine: torch on the Hugging Face folder, where OpenVINO is missing. One row per request, in turns."""
+"""Torch on the Hugging Face folder: exact log-probabilities, biases, all penalties, and no need of OpenVINO.
+
+Requests take turns, one row each. A batch would be faster, but a matrix product of other rows beside it sums in
+another order, and an answer must not depend on who else asks. It has no grammars.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +13,8 @@ from torch import Tensor
 from llm.infer.sampler import choose_tokens, draw_uniforms
 from llm.model.folder import load_model
 from llm.model.transformer import KVCache
-from llm.serve.engine import Event, Sampling, TokenScore
+from llm.serve.engine import Event, Finish, Sampling, TokenScore
+from llm.serve.penalties import adjust
 
 SCORED_ROWS = 256  # whose logits are held at a time
 
@@ -20,6 +25,8 @@ class _Row:
     sampling: Sampling
     cache: KVCache
     uniforms_T: Tensor
+    in_prompt_V: Tensor
+    counts_V: Tensor  # of each token in the answer so far
     num_done: int = 0
 
 
@@ -27,7 +34,7 @@ class TorchBackend:
     """The model, and the cache of each running request."""
 
     name = "torch"
-    unsupported = frozenset({"logit_bias", "num_top", "json_schema"})
+    unsupported = frozenset({"json_schema"})
     cache_use = 0.0  # each request brings its own cache, as large as its answer can get
 
     def __init__(self, folder: Path):
@@ -38,7 +45,9 @@ class TorchBackend:
         """Start a request; its seed gives the text that llm.infer.generate gives for the same seed."""
         cache = self._model.new_cache(1, len(ids) + sampling.max_tokens)
         uniforms = draw_uniforms([(sampling.seed % 2**64, 0)], sampling.max_tokens)
-        self._rows[request] = _Row(list(ids), sampling, cache, uniforms[0])
+        in_prompt_V = torch.zeros(self._model.config.vocab_size, dtype=torch.bool)
+        in_prompt_V[ids] = True
+        self._rows[request] = _Row(list(ids), sampling, cache, uniforms[0], in_prompt_V, torch.zeros(len(in_prompt_V)))
 
     def step(self) -> list[tuple[int, Event]]:
         """Advance every request by one token."""
@@ -54,15 +63,11 @@ class TorchBackend:
         if len(ids) < 2:
             return []
         hidden_TD = self._model(torch.tensor([ids[:-1]]))[0]
-        scores = []
+        scores: list[TokenScore] = []
         for rows_TD, targets_T in zip(
             hidden_TD.split(SCORED_ROWS), torch.tensor(ids[1:]).split(SCORED_ROWS), strict=True
         ):
-            logp_TV = self._model.unembed(rows_TD).float().log_softmax(dim=-1)
-            chosen_T = logp_TV.gather(1, targets_T[:, None])[:, 0].tolist()
-            top = logp_TV.topk(num_top, dim=-1)
-            rows = zip(chosen_T, top.indices.tolist(), top.values.tolist(), strict=True)
-            scores += [TokenScore(one, dict(zip(best, values, strict=True))) for one, best, values in rows]
+            scores += _score(self._model.unembed(rows_TD), targets_T, num_top)
         return scores
 
     @torch.inference_mode()
@@ -70,19 +75,30 @@ class TorchBackend:
         hidden_BTD = self._model(torch.tensor([row.tokens]), row.cache)
         logits_BV = self._model.unembed(hidden_BTD[:, -1])
         sampling = row.sampling
-        uniform_B = row.uniforms_T[row.num_done : row.num_done + 1]
-        chosen = choose_tokens(
-            logits_BV,
-            uniform_B,
+        chosen_B = choose_tokens(
+            adjust(logits_BV[0], row.in_prompt_V, row.counts_V, sampling)[None],
+            row.uniforms_T[row.num_done : row.num_done + 1],
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             top_k=sampling.top_k,
         )
-        row.tokens, row.num_done = [int(chosen)], row.num_done + 1
-        if row.tokens[0] in sampling.stop_ids:
+        token = int(chosen_B)
+        row.tokens, row.num_done = [token], row.num_done + 1
+        row.counts_V[token] += 1
+        finish: Finish | None = None
+        if token in sampling.stop_ids:
+            finish = "stop"
+        elif row.num_done == sampling.max_tokens:
+            finish = "length"
+        if finish:
             self.cancel(request)
-            return Event(row.tokens, "stop")
-        if row.num_done == sampling.max_tokens:
-            self.cancel(request)
-            return Event(row.tokens, "length")
-        return Event(row.tokens)
+        scores = [] if sampling.num_top is None else _score(logits_BV, chosen_B, sampling.num_top)
+        return Event([token], finish, scores)
+
+
+def _score(logits_TV: Tensor, targets_T: Tensor, num_top: int) -> list[TokenScore]:
+    logp_TV = logits_TV.float().log_softmax(dim=-1)
+    chosen_T = logp_TV.gather(1, targets_T[:, None])[:, 0].tolist()
+    top = logp_TV.topk(num_top, dim=-1)
+    rows = zip(chosen_T, top.indices.tolist(), top.values.tolist(), strict=True)
+    return [TokenScore(one, dict(zip(best, values, strict=True))) for one, best, values in rows]

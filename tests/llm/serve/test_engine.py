@@ -105,6 +105,59 @@ def test_leaving_the_stream_cancels(release: Release) -> None:
     assert seen.states[-1] == (0, 0)
 
 
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 0.7, "top_k": 5, "repetition_penalty": 1.3}])
+def test_scores_are_the_models_own(engine: Engine, release: Release, options: dict[str, float]) -> None:
+    events = list(engine.stream(IDS, Sampling(20, frozenset(), num_top=0, **options)))  # type: ignore[arg-type]
+    tokens = [token for event in events for token in event.tokens]
+    scores = [score for event in events for score in event.scores]
+    expected = TorchBackend(release.folder / "hf").score([*IDS, *tokens], 0)[len(IDS) - 1 :]
+    assert [one.top for one in scores] == [{}] * 20
+    tolerance = 1e-4 if engine.name == "torch" else 0.05  # the GGUF file holds f16 matrices, the cache 8 bits
+    assert [one.logprob for one in scores] == pytest.approx([one.logprob for one in expected], abs=tolerance)
+
+
+def test_torch_gives_alternatives_and_takes_biases(release: Release) -> None:
+    engine = Engine(lambda: TorchBackend(release.folder / "hf"), release.tokenizer.vocab_size, release.context)
+    greedy = Sampling(3, frozenset(), temperature=0.0, num_top=2)
+    (token, *_), (score, *_) = zip(*((e.tokens[0], e.scores[0]) for e in engine.stream(IDS, greedy)), strict=True)
+    (best, first), (second, other) = score.top.items()
+    assert (token, score.logprob) == (best, first)
+    assert first > other
+    assert run(engine, IDS, max_tokens=1, temperature=0.0, logit_bias=((best, -100.0),))[0] == [second]
+    assert run(engine, IDS, max_tokens=4, logit_bias=((7, 100.0),))[0] == [7] * 4
+    assert run(engine, IDS, max_tokens=4, min_p=1.0)[0] == run(engine, IDS, max_tokens=4, temperature=0.0)[0]
+    engine.close()
+
+
+@pytest.mark.parametrize("options", [{"min_p": 0.2}, {"repetition_penalty": 1.8}])
+def test_each_option_is_felt_and_repeats(engine: Engine, options: dict[str, float]) -> None:
+    first, again = (run(engine, IDS, seed=3, **options)[0] for _ in range(2))
+    assert first == again
+    assert first != run(engine, IDS, seed=3)[0]
+
+
+def test_what_openvino_means_otherwise_is_refused(engine: Engine) -> None:
+    wishes = {
+        "frequency_penalty": 0.5,
+        "presence_penalty": -1.0,
+        "num_top": 3,
+        "logit_bias": ((5, 1.0),),
+        "json_schema": "true",
+    }
+    for name, value in wishes.items():
+        assert (name in engine.unsupported) == (engine.name == "torch") ^ (name != "json_schema")
+        if name in engine.unsupported:
+            with pytest.raises(ValueError, match=f"does not do {name}"):
+                run(engine, IDS, **{name: value})
+
+
+def test_a_wrong_schema_is_refused_before_it_reaches_the_engine(engine: Engine) -> None:
+    message = "does not do json_schema" if engine.name == "torch" else "minimum not supported"
+    with pytest.raises(ValueError, match=message):
+        run(engine, IDS, json_schema='{"type": "integer", "minimum": 3}')
+    assert run(engine, IDS, max_tokens=2)[1] == "length"
+
+
 @pytest.mark.parametrize(
     "ids, options, message",
     [
