@@ -94,8 +94,14 @@ async def create_chat(request: Request) -> Response:
     body = await _read(request, ChatRequest)
     served = _find(request, body.model)
     prompt = prepare_chat(body, served.release)
-    schema = "tool_choice" if body.must_call else "response_format"
-    require_supported([prompt], served.engine, {"num_top": "top_logprobs", "json_schema": schema})
+    fields = {
+        "num_top": "top_logprobs",
+        "json_schema": "response_format",
+        "schema": "response_format.json_schema.schema",
+    }
+    if body.must_call:
+        fields |= {"json_schema": "tool_choice", "schema": "tools"}
+    require_supported([prompt], served.engine, fields)
     session = _start(request, served, [prompt], body.n or 1)
     if body.stream:
         return EventStream(stream_chat(session, served.release, body), session, body.include_usage)

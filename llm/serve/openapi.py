@@ -67,7 +67,7 @@ def describe_api(models: tuple[str, ...]) -> Json:
             "responses": _responses(path, refs[reply, "serialization"], failure, body is not None),
         }
         if event is not None:
-            data = {"type": "string", "contentMediaType": "application/json"}
+            data: Json = {"type": "string", "contentMediaType": "application/json"}
             data |= {"contentSchema": refs[event, "serialization"], "description": "at last [DONE]"}
             schema = {"type": "object", "properties": {"data": data}, "required": ["data"]}
             operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": schema}

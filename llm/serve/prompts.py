@@ -71,7 +71,10 @@ def repeat(prompts: Sequence[Prompt], num_choices: int) -> list[Prompt]:
 
 
 def require_supported(prompts: Sequence[Prompt], engine: Engine, fields: dict[str, str]) -> None:
-    """Refuse what the engine cannot do; `fields` has the request's names of what Sampling names otherwise."""
+    """Refuse what the engine cannot do; `fields` has the request's names of what Sampling names otherwise.
+
+    `fields["schema"]` is where the request has a schema that the engine may find no grammar for.
+    """
     for prompt in prompts:
         for missing in sorted(prompt.sampling.needs() & engine.unsupported):
             refuse_engine(engine, fields.get(missing, missing))
@@ -79,7 +82,7 @@ def require_supported(prompts: Sequence[Prompt], engine: Engine, fields: dict[st
             try:
                 engine.check(prompt.ids, prompt.sampling)
             except ValueError as error:
-                field = fields["json_schema"]
+                field = fields["schema"]
                 raise ApiError(f"{field}: {error}", param=field, code="invalid_schema") from None
 
 

@@ -1,8 +1,11 @@
 """The real server process, driven over a socket by the real openai client."""
 
 import json
+import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +13,7 @@ import openai
 import pytest
 
 from llm.data.tokenizer import Tokenizer
+from llm.export.verify import write_sums
 from llm.serve.release import Release
 
 ASK: list[Any] = [{"role": "user", "content": "What does this function do?"}]
@@ -278,3 +282,75 @@ def test_page_is_served_under_a_policy(http: httpx.Client) -> None:
     assert "innerHTML" not in text
     assert "http://" not in text
     assert "https://" not in text
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "kind": {"enum": ["a", "b"]}, "ok": {"type": "boolean"}},
+    "required": ["name", "kind", "ok"],
+    "additionalProperties": False,
+}
+FUNCTION = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_json_answer_parses_or_ends_by_length(client: openai.OpenAI, seed: int) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    (choice,) = chat(client, response_format=wanted, max_tokens=200, seed=seed).choices
+    assert choice.finish_reason == "stop"
+    found = json.loads(choice.message.content)
+    assert found.keys() == {"name", "kind", "ok"}
+    assert found["kind"] in ("a", "b")
+    assert chat(client, response_format=wanted, max_tokens=3, seed=seed).choices[0].finish_reason == "length"
+    (free,) = chat(client, response_format={"type": "json_object"}, max_tokens=200, seed=seed).choices
+    assert free.finish_reason == "length" or isinstance(json.loads(free.message.content), dict)
+
+
+def test_schema_that_the_grammar_cannot_hold_to_is_named(client: openai.OpenAI) -> None:
+    for schema in ({"type": "string", "pattern": "(?=a)b"}, {"type": "nope"}, {"$ref": "#/nowhere"}):
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, response_format=wanted)
+        assert caught.value.param == "response_format.json_schema.schema"
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, tools=[tool], tool_choice="required")
+        assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
+def test_forced_call_fits_the_schema_of_its_function(client: openai.OpenAI, choice: Any) -> None:
+    own = {"$defs": {"C": {"enum": ["x"]}}, "type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}}
+    other = {"type": "function", "function": {"name": "other", "parameters": own | {"required": ["c"]}}}
+    for seed in (1, 2):
+        options: dict[str, Any] = {"tools": [FUNCTION, other], "tool_choice": choice, "seed": seed, "max_tokens": 200}
+        (answer,) = chat(client, **options).choices
+        assert answer.finish_reason == "tool_calls"
+        (call,) = answer.message.tool_calls
+        arguments = json.loads(call.function.arguments)
+        names = {"other": {"c"}, "look": {"name", "kind", "ok"}}[call.function.name]
+        assert names <= arguments.keys()
+        chunks = [chunk.choices[0].delta.tool_calls for chunk in chat(client, stream=True, **options)]
+        streamed = "".join(call.function.arguments for calls in chunks if calls for call in calls)
+        assert json.loads(streamed) == arguments
+
+
+def test_chat_tells_the_log_probabilities_of_its_tokens(client: openai.OpenAI) -> None:
+    content = chat(client, logprobs=True, max_tokens=5, temperature=0).choices[0].logprobs.content
+    assert len(content) == 5
+    assert all(one.logprob < 0 and one.top_logprobs == [] for one in content)
+
+
+@pytest.mark.slow
+def test_several_releases_are_chosen_by_name(release_folder: Path, tmp_path: Path, start_server: Any, key: str) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(release_folder, second)
+    about = json.loads((second / "release.json").read_text())
+    (second / "release.json").write_text(json.dumps(about | {"release": "fedcba9876543210"}))
+    write_sums(second)
+    with start_server([], {"GRISTMILL_RELEASE": f"{release_folder}{os.pathsep}{second}"}) as running:
+        client = openai.OpenAI(base_url=f"{running.address}/v1", api_key=key, max_retries=0, timeout=30)
+        assert [model.id for model in client.models.list().data] == ["gristmill", "gristmill@fedcba98"]
+        assert chat(client).system_fingerprint == FINGERPRINT
+        other = chat(client, model="gristmill@fedcba98")
+        assert (other.model, other.system_fingerprint) == ("gristmill@fedcba98", "fedcba9876543210-not-released")
