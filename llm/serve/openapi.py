@@ -67,8 +67,9 @@ def describe_api(models: tuple[str, ...]) -> Json:
             "responses": _responses(path, refs[reply, "serialization"], failure, body is not None),
         }
         if event is not None:
-            data: Json = {"type": "string", "contentMediaType": "application/json"}
-            data |= {"contentSchema": refs[event, "serialization"], "description": "at last [DONE]"}
+            told: Json = {"type": "string", "contentMediaType": "application/json"}
+            told |= {"contentSchema": {"anyOf": [refs[event, "serialization"], failure]}}
+            data = {"anyOf": [{"const": "[DONE]"}, told]}
             schema = {"type": "object", "properties": {"data": data}, "required": ["data"]}
             operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": schema}
         if "{model}" in path:

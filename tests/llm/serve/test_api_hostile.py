@@ -119,8 +119,9 @@ def test_some_naughty_strings_in_every_text_field(http: httpx.Client) -> None:
 
 
 @pytest.mark.slow
-def test_all_naughty_strings_in_every_text_field(http: httpx.Client, shared_data: Path) -> None:
-    for text in json.loads((shared_data / "naughty-strings" / "blns.json").read_text(encoding="utf8")):
+@pytest.mark.parametrize("part", range(5))
+def test_all_naughty_strings_in_every_text_field(http: httpx.Client, shared_data: Path, part: int) -> None:
+    for text in json.loads((shared_data / "naughty-strings" / "blns.json").read_text(encoding="utf8"))[part::5]:
         _ask(http, text)
     require_answers(http)
 
