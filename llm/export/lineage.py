@@ -87,13 +87,13 @@ def describe_start(init_from: InitFrom | None) -> dict[str, Any]:
 
 
 def find_commit(fingerprint: str, release: Path = RELEASE, repository: Path = Path(".")) -> str | None:
-    """Return the newest commit whose dvc.lock made the release of this fingerprint, or None.
+    """Return the newest commit, of any branch, whose dvc.lock made the release of this fingerprint, or None.
 
     Where the release itself is at hand, its lineage is compared with the lock of each commit; else the commit's
     own reports/package.json must name the fingerprint.
     """
     lineage = _lineage_of(fingerprint, release)
-    for commit in git(repository, "log", "--format=%H", "--", "dvc.lock").split():
+    for commit in git(repository, "log", "--all", "--format=%H", "--", "dvc.lock").split():
         if lineage is not None:
             if _matches(lineage, yaml.safe_load(git(repository, "show", f"{commit}:./dvc.lock"))):
                 return commit

@@ -16,7 +16,7 @@ from pathlib import Path
 from llm.config import ConfigError, require
 from llm.serve.keys import check_run_key, find_keys_file, read_keys
 from llm.serve.params import ServeParams
-from llm.serve.release import Release, find_release
+from llm.serve.release import find_releases, load_releases
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = "llm.serve.service:Gristmill"
@@ -35,11 +35,11 @@ def main() -> None:
     parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="PEM certificate: serve https; with --tls-key")
     parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM key of the certificate, without a password")
     options = parser.parse_args()
-    folder, keys = find_release().resolve(), find_keys_file().resolve()
+    folders, keys = [folder.resolve() for folder in find_releases()], find_keys_file().resolve()
     run_key = os.environ.get("GRISTMILL_API_KEY") or secrets.token_urlsafe(32)
     try:
         ServeParams.read()
-        release = Release.load(folder)
+        releases = load_releases(folders)
         check_run_key(run_key)
         read_keys(keys)
         tls = _check_tls(options.tls_cert, options.tls_key)
@@ -47,16 +47,21 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     address = f"{'https' if tls else 'http'}://{options.host}:{options.port}"
-    print(f"{release.model} {release.fingerprint}: chat at {address}/, API at {address}/v1")
-    if not release.passed:
-        print("This candidate did not pass its release gate: it is served marked as not released.")
+    for release in releases:
+        print(f"{release.model} {release.fingerprint}: chat at {address}/, API at {address}/v1")
+        if not release.passed:
+            print("This candidate did not pass its release gate: it is served marked as not released.")
     if not tls and not options.host.startswith("127."):
         print(f"Keys and texts travel to {options.host} in the clear: say --tls-cert and --tls-key.")
     if run_key != os.environ.get("GRISTMILL_API_KEY"):
         print(f"key for this run: {run_key}\nsign in: {address}/#key={run_key}")
     sys.stdout.flush()
     quiet = {"BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true"}
-    ours = {"GRISTMILL_RELEASE": str(folder), "GRISTMILL_KEYS": str(keys), "GRISTMILL_API_KEY": run_key}
+    ours = {
+        "GRISTMILL_RELEASE": os.pathsep.join(map(str, folders)),
+        "GRISTMILL_KEYS": str(keys),
+        "GRISTMILL_API_KEY": run_key,
+    }
     environment = os.environ | quiet | ours
     if "GRISTMILL_PARAMS" in environment:
         environment["GRISTMILL_PARAMS"] = str(Path(environment["GRISTMILL_PARAMS"]).resolve())

@@ -1,19 +1,19 @@
-"""One answer: a prompt that fits, the engine's events, and the text that they become."""
+"""The answers of one request: the engine's events, and the text that they become."""
 
 import asyncio
-import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
-from llm.serve.engine import Engine, Event, Finish, Sampling, Sink, TokenScore
+from llm.serve.engine import Engine, Event, Finish, QueueFull, Sink, TokenScore
 from llm.serve.errors import ApiError
+from llm.serve.metrics import Metrics, Reason, Watch
+from llm.serve.prompts import Prompt
 from llm.serve.release import Release
-from llm.serve.requests import ChatRequest, CompletionRequest
+from llm.serve.replies import Usage
 from llm.serve.text import TextStream
-
-COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; a chat answer may fill the context
 
 LOOP_TURNS = 4  # from an event to its bytes on the socket: hand-over, reader, sender, and one to spare
 
@@ -26,72 +26,7 @@ class Piece:
     num_tokens: int  # of the answer so far, its end token included
     finish: Finish | None = None
     tokens: tuple[int, ...] = ()  # the new ones
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """Token ids, and how to go on from them."""
-
-    ids: list[int]
-    sampling: Sampling
-    stops: list[str]
-    num_implied: int = 0  # ids at the beginning that the client did not send
-
-
-def prepare_chat(body: ChatRequest, release: Release) -> Prompt:
-    """Return the prompt of a chat request. Raises ApiError when it leaves no room."""
-    turns = [message.as_turn() for message in body.messages]
-    _require_readable(sum(len(turn["content"]) for turn in turns), release, "messages")
-    ids = release.encode_chat(turns)
-    return _fit(ids, body, release, body.max_tokens or body.max_completion_tokens or release.context, "messages")
-
-
-def prepare_completion(body: CompletionRequest, release: Release) -> list[Prompt]:
-    """Return the prompts of a completion request. Raises ApiError when one is wrong or leaves no room."""
-    prompts = []
-    for prompt in body.prompt:
-        if isinstance(prompt, str):
-            _require_readable(len(prompt), release, "prompt")
-        ids = release.encode_text(prompt) if isinstance(prompt, str) else prompt
-        wrong = [i for i in ids if not 0 <= i < release.tokenizer.vocab_size]
-        if wrong:
-            size = release.tokenizer.vocab_size
-            message = f"prompt: token id {wrong[0]} is outside the vocabulary of {size}"
-            raise ApiError(message, param="prompt", code="invalid_value")
-        wish = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
-        fitted = _fit(ids, body, release, wish, "prompt")
-        prompts.append(replace(fitted, num_implied=1) if isinstance(prompt, str) else fitted)
-    return prompts
-
-
-def _require_readable(num_chars: int, release: Release, param: str) -> None:
-    """Refuse what cannot fit, even in the longest tokens, before it costs the time to encode it."""
-    least = num_chars // max(len(piece) for piece in release.token_bytes)
-    if least > release.context:
-        raise ApiError(
-            f"{param}: more than {least} tokens do not fit a context of {release.context}",
-            param=param,
-            code="context_length_exceeded",
-        )
-
-
-def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release, wish: int, param: str) -> Prompt:
-    room = release.context - len(ids)
-    if room < min(wish, 1):
-        raise ApiError(
-            f"{param}: {len(ids)} tokens leave no room for an answer in a context of {release.context}",
-            param=param,
-            code="context_length_exceeded",
-        )
-    sampling = Sampling(
-        max_tokens=min(wish, room),
-        stop_ids=release.stop_ids,
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
-        seed=secrets.randbits(63) if body.seed is None else body.seed,
-    )
-    return Prompt(ids, sampling, body.stop)
+    scores: tuple[TokenScore, ...] = ()  # one for each of them, where they were asked for
 
 
 class _Reader:
@@ -105,12 +40,14 @@ class _Reader:
         for number, token in enumerate(event.tokens, 1):
             text += self._text.feed(token)
             if self._text.stopped:
-                return Piece(text, self._text.num_tokens, "stop", tuple(event.tokens[:number]))
-        tokens = tuple(event.tokens)
+                tokens, scores = tuple(event.tokens[:number]), tuple(event.scores[:number])
+                return Piece(text, self._text.num_tokens, "stop", tokens, scores)
+        tokens, scores = tuple(event.tokens), tuple(event.scores)
         if not event.finish:
-            return Piece(text, self._text.num_tokens, tokens=tokens)
+            return Piece(text, self._text.num_tokens, None, tokens, scores)
         text += self._text.finish()
-        return Piece(text, self._text.num_tokens, "stop" if self._text.stopped else event.finish, tokens)
+        finish = "stop" if self._text.stopped else event.finish
+        return Piece(text, self._text.num_tokens, finish, tokens, scores)
 
 
 def stream_answer(engine: Engine, release: Release, prompt: Prompt) -> Iterator[Piece]:
@@ -123,61 +60,154 @@ def stream_answer(engine: Engine, release: Release, prompt: Prompt) -> Iterator[
             return
 
 
+class Caller(Protocol):
+    """Who asks: the owner of an API key."""
+
+    key_id: str
+
+    def charge(self, tokens: int) -> None:
+        """Count the tokens of an answer against the key's limits."""
+
+
+@dataclass
+class Answer:
+    """A whole answer."""
+
+    text: str = ""
+    tokens: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
+    finish: Finish = "length"
+
+
 class Session:
     """The answers of one HTTP request, on the running event loop; `close` cancels those that still run.
 
-    It is not left to `stream`'s own end: a generator that a hang-up leaves suspended ends when it is collected, which
+    It is not left to `pieces`' own end: a generator that a hang-up leaves suspended ends when it is collected, which
     may be after the last token.
     """
 
-    def __init__(self, engine: Engine, release: Release):
-        self._engine, self._release = engine, release
-        self._numbers: list[int] = []
+    def __init__(
+        self,
+        engine: Engine,
+        release: Release,
+        metrics: Metrics,
+        caller: Caller | None = None,
+    ):
+        self._engine, self._release, self._metrics, self._caller = engine, release, metrics, caller
+        self.watches: list[Watch] = []  # one over each answer
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+        self._requests: dict[int, int] = {}  # the engine's number of each answer
+        self._prompts: list[Prompt] = []
+        self._num_tokens: list[int] = []
+        self._num_choices = 1
 
-    async def stream(self, prompt: Prompt) -> AsyncIterator[Piece]:
-        """Yield the pieces of an answer. Raises ApiError when the engine has failed."""
-        if not prompt.sampling.max_tokens:
-            yield Piece("", 0, "length")
-            return
-        reader = _Reader(self._release, prompt.stops)
-        number, events = self._submit(partial(self._engine.submit, prompt.ids, prompt.sampling))
-        while True:
-            piece = reader.read(await events.get())
-            if piece.finish == "error":
-                raise ApiError("the engine failed on this request", status=500, code="engine_error")
-            yield piece
+    def start(self, prompts: Sequence[Prompt], num_choices: int = 1) -> None:
+        """Hand all prompts to the engine, of which each stands there so many times.
+
+        Raises: ApiError: the engine is full (429) or has stopped (503), or refuses a prompt (400).
+        """
+        self._prompts, self._num_choices, self._num_tokens = list(prompts), num_choices, [0] * len(prompts)
+        try:
+            for index, prompt in enumerate(prompts):
+                if prompt.sampling.max_tokens:
+                    self._submit(partial(self._engine.submit, prompt.ids, prompt.sampling), index)
+                else:
+                    self._events.put_nowait((index, Event([], "length")))
+        except ApiError:
+            self._cancel()  # all or none: nothing is charged
+            raise
+        for index, prompt in enumerate(prompts):
+            self.watches.append(self._metrics.started(0 if index % num_choices else len(prompt.ids)))
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """Yield the pieces of all answers as they come, each with its prompt's place.
+
+        Raises: ApiError: the engine has failed.
+        """
+        readers = {index: _Reader(self._release, prompt.stops) for index, prompt in enumerate(self._prompts)}
+        while readers:
+            index, event = await self._next()
+            if index not in readers:  # a stop string has ended the text before the engine knew of it
+                continue
+            piece = readers[index].read(event)
+            self._num_tokens[index] = piece.num_tokens
+            self.watches[index].tokens(len(piece.tokens))
             if piece.finish:
-                self._engine.cancel(number)  # a stop string ends the text, but not the engine
-                return
+                self.watches[index].finished(piece.finish)
+                del readers[index]
+                if event.finish is None:
+                    self._engine.cancel(self._requests[index])
+            yield index, piece
+
+    async def collect(self) -> list[Answer]:
+        """Return all answers, whole. Raises ApiError as `pieces` does."""
+        answers = [Answer() for _ in self._prompts]
+        async for index, piece in self.pieces():
+            answer = answers[index]
+            answer.text += piece.text
+            answer.tokens += piece.tokens
+            answer.scores += piece.scores
+            answer.finish = piece.finish or answer.finish
+        return answers
 
     async def score(self, ids: list[int], num_top: int) -> list[TokenScore]:
-        """Return the scores of all ids but the first. Raises ApiError when the engine has failed."""
-        _, events = self._submit(partial(self._engine.submit_score, ids, num_top))
-        event = await events.get()
-        if event.finish == "error":
-            raise ApiError("the engine failed on this request", status=500, code="engine_error")
-        return event.scores
+        """Return the scores of all ids but the first, when no answer is running. Raises ApiError as `pieces` does."""
+        self._submit(partial(self._engine.submit_score, ids, num_top), 0)
+        while True:
+            _, event = await self._next()
+            if event.finish:
+                return event.scores
 
-    def _submit(self, submit: Callable[[Sink], int]) -> tuple[int, "asyncio.Queue[Event]"]:
+    async def _next(self) -> tuple[int, Event]:
+        index, event = await self._events.get()
+        if event.finish == "error":
+            self._finish("error")
+            message = "the engine failed on this request" if self._engine.alive else "the server is shutting down"
+            raise ApiError(message, status=500 if self._engine.alive else 503, code="engine_error")
+        return index, event
+
+    def _submit(self, submit: Callable[..., int], index: int) -> None:
         loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        sink: Sink = lambda event: _hand_over(loop, self._events, (index, event))  # noqa: E731
         try:
-            number = submit(lambda event: _hand_over(loop, events, event))
+            self._requests[index] = submit(sink, owner="" if self._caller is None else self._caller.key_id)
+        except QueueFull as error:
+            raise ApiError(str(error), status=429, code="queue_full", retry_after_s=error.retry_after_s) from None
         except RuntimeError as error:
-            raise ApiError(str(error), status=503, code="engine_error") from None
-        self._numbers.append(number)
-        return number, events
+            raise ApiError(str(error), status=503, code="engine_error", retry_after_s=1) from None
+        except ValueError as error:
+            raise ApiError(str(error), code="invalid_value") from None
+
+    def usage(self) -> Usage:
+        """Return the tokens so far; a prompt counts once, however many answers it gets."""
+        num_prompt = sum(len(prompt.ids) for prompt in self._prompts[:: self._num_choices])
+        num_answer = sum(self._num_tokens)
+        return Usage(prompt_tokens=num_prompt, completion_tokens=num_answer, total_tokens=num_prompt + num_answer)
 
     def close(self) -> None:
-        """Cancel what still runs; what has ended is not touched."""
-        for number in self._numbers:
+        """Cancel what still runs, and charge the caller for what there was; the second time nothing happens."""
+        self._finish("abort")
+        if self._caller is not None and self._requests:
+            self._caller.charge(self.usage().total_tokens)
+        self._cancel()
+
+    def _finish(self, reason: Reason) -> None:
+        """Say so of the answers that have not ended."""
+        for watch in self.watches:
+            watch.finished(reason)
+
+    def _cancel(self) -> None:
+        for number in self._requests.values():
             self._engine.cancel(number)
+        self._requests = {}
 
 
-def _hand_over(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, events: "asyncio.Queue[tuple[int, Event]]", item: tuple[int, Event]
+) -> None:
     # A loop that has closed has no reader either: the server is shutting down.
     if not loop.is_closed():
-        loop.call_soon_threadsafe(events.put_nowait, event)
+        loop.call_soon_threadsafe(events.put_nowait, item)
 
 
 def let_turn(loop: asyncio.AbstractEventLoop) -> Callable[[], None]:

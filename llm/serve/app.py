@@ -1,260 +1,194 @@
-"""The routes: OpenAI's models, chat completions and completions, and the chat page.
+"""The routes: OpenAI's models, chat completions and completions, vLLM's tokenize and detokenize, and the chat page.
 
 Content is data: prompts and answers are neither logged nor interpreted.
 """
 
-import asyncio
-import json
-import time
-import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
-from llm.serve.answers import Piece, Prompt, Session, prepare_chat, prepare_completion
+from llm.serve.answers import Session
+from llm.serve.completions import answer_chat, answer_text, stream_chat, stream_text
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
-from llm.serve.logprobs import make_choice
-from llm.serve.release import Release
-from llm.serve.requests import ChatRequest, CompletionRequest, parse
-
-PAGE = Path(__file__).parent / "page" / "index.html"
-# The page needs its own inline script and style and this server; nothing else can be loaded or called.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+from llm.serve.lineage_route import get_lineage, list_lineage
+from llm.serve.logprobs import name_token
+from llm.serve.metrics import Metrics
+from llm.serve.openapi import describe_api
+from llm.serve.page_route import show_page
+from llm.serve.prompts import (
+    Prompt,
+    prepare_chat,
+    prepare_completion,
+    refuse_engine,
+    repeat,
+    require_known,
+    require_readable,
+    require_supported,
 )
-MAX_BODY_BYTES = 8_000_000
-R = TypeVar("R", ChatRequest, CompletionRequest)
+from llm.serve.release import Release
+from llm.serve.replies import DetokenizeReply, ModelAbout, ModelList, ModelReply, TokenizeReply
+from llm.serve.requests import MAX_CHARS, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
+from llm.serve.streaming import EventStream, while_connected
+from llm.serve.tools import render_turns
+
+R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class Served:
-    """What the routes answer from; the service puts it into app.state once the model is loaded."""
+    """What the routes answer from, for one model."""
 
     release: Release
     engine: Engine
+    metrics: Metrics
 
 
-def create_app() -> FastAPI:
-    """Return the application; it answers once `app.state.served` is set."""
-    app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_api_route("/", page, methods=["GET"])
+def create_app(max_chars: int = MAX_CHARS) -> FastAPI:
+    """Return the application, which reads texts of at most `max_chars`.
+
+    It answers once `app.state.served` holds a Served for each model, the default one first. How large a body may be
+    and how long a request may take is the gateway's to say.
+    """
+    app = FastAPI(title="Gristmill", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.state.max_chars = max_chars
+    app.add_api_route("/", show_page, methods=["GET"])
+    app.add_api_route("/openapi.json", api_document, methods=["GET"])
     app.add_api_route("/v1/models", list_models, methods=["GET"])
     app.add_api_route("/v1/models/{model:path}", get_model, methods=["GET"])
+    app.add_api_route("/v1/lineage", list_lineage, methods=["GET"])
+    app.add_api_route("/v1/lineage/{fingerprint}", get_lineage, methods=["GET"])
     app.add_api_route("/v1/chat/completions", create_chat, methods=["POST"])
     app.add_api_route("/v1/completions", create_completion, methods=["POST"])
+    app.add_api_route("/tokenize", tokenize, methods=["POST"])
+    app.add_api_route("/detokenize", detokenize, methods=["POST"])
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_fault)
     return app
 
 
-async def page() -> Response:
-    """GET /: the chat page."""
-    return FileResponse(PAGE, headers={"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"})
+async def api_document(request: Request) -> JSONResponse:
+    """GET /openapi.json."""
+    return JSONResponse(describe_api(tuple(request.app.state.served)))
 
 
 async def list_models(request: Request) -> JSONResponse:
     """GET /v1/models."""
-    return JSONResponse({"object": "list", "data": [_describe(request.app.state.served)]})
+    models = [_describe(one) for one in request.app.state.served.values()]
+    return JSONResponse(ModelList(data=models).model_dump())
 
 
 async def get_model(request: Request, model: str) -> JSONResponse:
     """GET /v1/models/{id}."""
-    served: Served = request.app.state.served
-    _require_model(model, served.release)
-    return JSONResponse(_describe(served))
+    return JSONResponse(_describe(_find(request, model)).model_dump())
 
 
 async def create_chat(request: Request) -> Response:
     """POST /v1/chat/completions."""
-    served: Served = request.app.state.served
     body = await _read(request, ChatRequest)
-    _require_model(body.model, served.release)
+    served = _find(request, body.model)
     prompt = prepare_chat(body, served.release)
-    head = _head("chatcmpl", "chat.completion", served.release)
-    session = Session(served.engine, served.release)
+    fields = {
+        "num_top": "top_logprobs",
+        "json_schema": "response_format",
+        "schema": "response_format.json_schema.schema",
+    }
+    if body.must_call:
+        fields |= {"json_schema": "tool_choice", "schema": "tools"}
+    require_supported([prompt], served.engine, fields)
+    session = _start(request, served, [prompt], body.n or 1)
     if body.stream:
-        chunks = _chat_chunks(session, prompt, {**head, "object": "chat.completion.chunk"})
-        return EventStream(_with_usage(chunks, [prompt], body.include_usage), session)
-    ((text, last),) = await _collect_all(request, session, [prompt])
-    message = {"role": "assistant", "content": text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": last.finish}
-    return JSONResponse({**head, "choices": [choice], "usage": _usage([prompt], last.num_tokens)})
+        return EventStream(stream_chat(session, served.release, body), session, body.include_usage)
+    reply = await while_connected(request, session, answer_chat(session, served.release, body))
+    return JSONResponse(reply.model_dump(exclude_unset=True))
 
 
 async def create_completion(request: Request) -> Response:
     """POST /v1/completions."""
-    served: Served = request.app.state.served
     body = await _read(request, CompletionRequest)
-    _require_model(body.model, served.release)
+    served = _find(request, body.model)
     prompts = prepare_completion(body, served.release)
-    if body.logprobs is not None and not served.engine.can_score:
-        raise ApiError(
-            f"logprobs: the engine {served.engine.name} does not score tokens; serve with GRISTMILL_ENGINE=torch",
-            param="logprobs",
-            code="unsupported_engine",
-        )
-    head = _head("cmpl", "text_completion", served.release)
-    session = Session(served.engine, served.release)
+    require_supported(prompts, served.engine, {"num_top": "logprobs"})
+    if body.echo and body.logprobs is not None and not served.engine.can_score:
+        refuse_engine(served.engine, "logprobs")
+    session = _start(request, served, prompts, body.n or 1)
     if body.stream:
-        chunks = _completion_chunks(session, prompts, head)
-        return EventStream(_with_usage(chunks, prompts, body.include_usage), session)
-    answers = await _collect_all(request, session, prompts)
-    choices = []
-    for index, (prompt, (text, last)) in enumerate(zip(prompts, answers, strict=True)):
-        choice = await make_choice(session, served.release, prompt, text, last.tokens, body)
-        choices.append({"index": index, **choice, "finish_reason": last.finish})
-    num_tokens = sum(last.num_tokens for _, last in answers)
-    return JSONResponse({**head, "choices": choices, "usage": _usage(prompts, num_tokens)})
+        return EventStream(stream_text(session, served.release, body), session, body.include_usage)
+    work = answer_text(session, served.release, body, repeat(prompts, body.n or 1))
+    reply = await while_connected(request, session, work)
+    return JSONResponse(reply.model_dump(exclude_unset=True))
 
 
-Chunks = AsyncIterator[tuple[dict[str, Any], int]]  # a chunk, and the tokens that its answer has so far
+async def tokenize(request: Request) -> JSONResponse:
+    """POST /tokenize."""
+    body = await _read(request, TokenizeRequest)
+    release = _find(request, body.model).release
+    if body.messages is not None:
+        turns = render_turns(body.messages, body.tools or [])
+        require_readable(sum(len(turn["content"]) for turn in turns), release, "messages")
+        ids = release.encode_chat(turns, body.add_generation_prompt)
+    else:
+        require_readable(len(body.prompt or ""), release, "prompt")
+        ids = release.encode_text(body.prompt or "")[0 if body.add_special_tokens else 1 :]
+    names = [name_token(release, token) for token in ids] if body.return_token_strs else None
+    reply = TokenizeReply(count=len(ids), max_model_len=release.context, tokens=ids, token_strs=names)
+    return JSONResponse(reply.model_dump())
 
 
-async def _chat_chunks(session: Session, prompt: Prompt, head: dict[str, Any]) -> Chunks:
-    def chunk(delta: dict[str, str], finish: str | None) -> dict[str, Any]:
-        return {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
-
-    yield chunk({"role": "assistant", "content": ""}, None), 0
-    async for piece in session.stream(prompt):
-        if piece.text:
-            yield chunk({"content": piece.text}, None), piece.num_tokens
-        if piece.finish:
-            yield chunk({}, piece.finish), piece.num_tokens
+async def detokenize(request: Request) -> JSONResponse:
+    """POST /detokenize."""
+    body = await _read(request, DetokenizeRequest)
+    release = _find(request, body.model).release
+    require_known(body.tokens, release, "tokens")
+    return JSONResponse(DetokenizeReply(prompt=release.tokenizer.decode(body.tokens)).model_dump())
 
 
-async def _completion_chunks(session: Session, prompts: list[Prompt], head: dict[str, Any]) -> Chunks:
-    before = 0
-    for index, prompt in enumerate(prompts):
-        async for piece in session.stream(prompt):
-            if piece.text or piece.finish:
-                choice = {"index": index, "text": piece.text, "logprobs": None, "finish_reason": piece.finish}
-                yield {**head, "choices": [choice]}, before + piece.num_tokens
-            if piece.finish:
-                before += piece.num_tokens
-
-
-async def _with_usage(chunks: Chunks, prompts: list[Prompt], include_usage: bool) -> AsyncIterator[dict[str, Any]]:
-    """Yield the chunks; with usage asked for, a last one without choices holds it and the others say null."""
-    chunk: dict[str, Any] = {}
-    num_tokens = 0
-    async for chunk, so_far in chunks:
-        num_tokens = so_far
-        yield {**chunk, "usage": None} if include_usage else chunk
-    if include_usage:
-        yield {**chunk, "choices": [], "usage": _usage(prompts, num_tokens)}
-
-
-class EventStream(StreamingResponse):
-    """Chunks as server-sent events; a client that hangs up cancels the session."""
-
-    def __init__(self, chunks: AsyncIterator[dict[str, Any]], session: Session):
-        super().__init__(_write_events(chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self._session = session
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._session.close()
-
-
-async def _write_events(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    try:
-        async for chunk in chunks:
-            yield f"data: {json.dumps(chunk)}\n\n"
-    except ApiError as error:  # the status is sent already; clients read an error event
-        yield f"data: {json.dumps(error.body())}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-async def _collect_all(request: Request, session: Session, prompts: list[Prompt]) -> list[tuple[str, Piece]]:
-    """Return each answer's text, and its last piece with all tokens; a client that hangs up cancels the session."""
-
-    async def collect(prompt: Prompt) -> tuple[str, Piece]:
-        pieces = [piece async for piece in session.stream(prompt)]
-        tokens = tuple(token for piece in pieces for token in piece.tokens)
-        return "".join(piece.text for piece in pieces), replace(pieces[-1], tokens=tokens)
-
-    async def wait_for_end() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, end = asyncio.gather(*map(collect, prompts)), asyncio.ensure_future(wait_for_end())
-    try:
-        waiting: set[asyncio.Future[Any]] = {work, end}
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise ApiError("the client closed the connection", status=499)
-        return await work
-    finally:
-        session.close()
-        work.cancel()
-        end.cancel()
+def _start(request: Request, served: Served, prompts: Sequence[Prompt], num_choices: int) -> Session:
+    caller = getattr(request.state, "caller", None)
+    session = Session(served.engine, served.release, served.metrics, caller)
+    request.state.watches = session.watches  # the log reads them
+    session.start(repeat(prompts, num_choices), num_choices)
+    return session
 
 
 async def _read(request: Request, kind: type[R]) -> R:
     """Return the request's body. JSON must be declared: a page of another site cannot do that without leave."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise ApiError("send the header Content-Type: application/json", code="invalid_content_type")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MAX_BODY_BYTES:
-            raise ApiError(f"the body holds more than {MAX_BODY_BYTES} bytes", status=413, code="body_too_large")
-    return parse(kind, bytes(body))
+    return parse(kind, await request.body(), request.app.state.max_chars)
 
 
-def _require_model(model: str, release: Release) -> None:
-    if model != release.model:
-        message = f"the model {model!r} does not exist; this server has {release.model!r}"
+def _find(request: Request, model: str | None) -> Served:
+    served: dict[str, Served] = request.app.state.served
+    name = next(iter(served)) if model is None else model
+    if name not in served:
+        message = f"the model {name[:200]!r} does not exist; this server has {', '.join(map(repr, served))}"
         raise ApiError(message, status=404, param="model", code="model_not_found")
+    return served[name]
 
 
-def _describe(served: Served) -> dict[str, Any]:
+def _describe(served: Served) -> ModelReply:
     release = served.release
-    return {
-        "id": release.model,
-        "object": "model",
-        "created": release.created,
-        "owned_by": "gristmill",
-        "metadata": {
-            "release": release.hash,
-            "fingerprint": release.fingerprint,
-            "status": "released" if release.passed else "not released",
-            "context": release.context,
-            "file": "hf" if served.engine.name == "torch" else release.served.name,
-            "engine": served.engine.name,
-        },
-    }
-
-
-def _head(prefix: str, kind: str, release: Release) -> dict[str, Any]:
-    return {
-        "id": f"{prefix}-{uuid.uuid4().hex}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": release.model,
-        "system_fingerprint": release.fingerprint,
-    }
-
-
-def _usage(prompts: list[Prompt], num_tokens: int) -> dict[str, int]:
-    num_prompt = sum(len(prompt.ids) for prompt in prompts)
-    return {"prompt_tokens": num_prompt, "completion_tokens": num_tokens, "total_tokens": num_prompt + num_tokens}
+    about = ModelAbout(
+        release=release.hash,
+        fingerprint=release.fingerprint,
+        status="released" if release.passed else "not released",
+        context=release.context,
+        file="hf" if served.engine.name == "torch" else release.served.name,
+        engine=served.engine.name,
+    )
+    return ModelReply(id=release.model, created=release.created, metadata=about)
 
 
 async def _on_api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body(), status_code=error.status)
+    return JSONResponse(error.body(), error.status, error.headers)
 
 
 async def _on_http_error(request: Request, error: Exception) -> JSONResponse:

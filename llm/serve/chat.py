@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from functools import partial
 
 from llm.config import ConfigError
-from llm.serve.answers import Prompt, prepare_chat, stream_answer
+from llm.serve.answers import stream_answer
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError
 from llm.serve.params import ServeParams
+from llm.serve.prompts import Prompt, prepare_chat
 from llm.serve.release import Release, find_release, load_backend
 from llm.serve.requests import ChatRequest
 from llm.serve.text import make_printable

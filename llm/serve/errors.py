@@ -6,18 +6,37 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MAX_FIELD_CHARS = 200  # of a field's name that is repeated to the client who made it up
+
 
 class ApiError(Exception):
     """A request that cannot be answered; becomes an HTTP status and an OpenAI error body."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ):
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
+        self.headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
 
     def body(self) -> dict[str, Any]:
         """Return the OpenAI error body."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class FieldError(ValueError):
+    """A field of a request that does not go with the others."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
 
 
 def from_status(status: int, method: str, path: str) -> ApiError:
@@ -32,24 +51,23 @@ def from_status(status: int, method: str, path: str) -> ApiError:
 def from_validation(error: ValidationError) -> ApiError:
     """Return a 400 that names the first field at fault."""
     first = error.errors(include_url=False, include_input=False)[0]
-    param = _field(first["loc"])
     kind, context = first["type"], first.get("ctx", {})
-    if kind == "json_invalid":
-        return ApiError(f"the body is not valid JSON: {context.get('error', first['msg'])}", code="invalid_json")
+    fault = context.get("error")
+    param = join_location((*first["loc"], fault.field) if isinstance(fault, FieldError) else first["loc"])
     if kind == "extra_forbidden":
         return ApiError(f"{param}: unknown or unsupported field", param=param, code="unknown_field")
     if kind == "missing":
         return ApiError(f"{param}: required, but missing", param=param, code="missing_field")
-    message = str(context["error"]) if kind == "value_error" else first["msg"]
+    message = str(fault) if kind == "value_error" else first["msg"]
     return ApiError(f"{param or 'body'}: {message}", param=param, code="invalid_value")
 
 
-def _field(loc: tuple[int | str, ...]) -> str | None:
+def join_location(loc: tuple[int | str, ...]) -> str | None:
     """Return a location as `messages[0].content`."""
     text = ""
     for part in loc:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text or None
+    return text[:MAX_FIELD_CHARS] or None
 
 
 class ErrorBodies:

@@ -1,43 +1,56 @@
-"""The choices of /v1/completions: the text, with the prompt where it is to be echoed, and OpenAI's `logprobs`.
+"""OpenAI's `logprobs` of chats and completions.
 
-Log-probabilities are the model's own [nats], whatever the sampling was, from one pass over prompt and answer.
+Log-probabilities are the model's own [nats], whatever the sampling was.
 """
 
 import codecs
-from typing import Any
+from collections.abc import Sequence
 
-from llm.serve.answers import Prompt, Session
+from llm.serve.answers import Answer, Piece, Session
 from llm.serve.engine import TokenScore
+from llm.serve.prompts import Prompt
 from llm.serve.release import Release
+from llm.serve.replies import Alternative, ChatLogprobs, ChatToken, TextLogprobs
 from llm.serve.requests import CompletionRequest
 
 
-async def make_choice(
-    session: Session, release: Release, prompt: Prompt, text: str, tokens: tuple[int, ...], body: CompletionRequest
-) -> dict[str, Any]:
-    """Return `text` and `logprobs` of one answer."""
-    first = prompt.num_implied if body.echo else len(prompt.ids)
-    if body.echo:
-        text = release.tokenizer.decode(prompt.ids[first:]) + text
-    if body.logprobs is None:
-        return {"text": text, "logprobs": None}
-    ids = [*prompt.ids, *tokens]
-    scores = [None, *await session.score(ids, body.logprobs)]
-    return {"text": text, "logprobs": _describe(release, ids[first:], scores[first:])}
+def describe_chat(release: Release, part: Answer | Piece) -> ChatLogprobs:
+    """Return the log-probabilities of an answer, or of a part of it, without those of the token that ends it."""
+    content = [
+        ChatToken(
+            **_alternative(release, token, one.logprob).model_dump(),
+            top_logprobs=[_alternative(release, other, logprob) for other, logprob in one.top.items()],
+        )
+        for token, one in zip(part.tokens, part.scores, strict=True)
+        if token not in release.stop_ids
+    ]
+    return ChatLogprobs(content=content)
 
 
-def _describe(release: Release, ids: list[int], scores: list[TokenScore | None]) -> dict[str, Any]:
+def _alternative(release: Release, token: int, logprob: float) -> Alternative:
+    piece = release.token_bytes[token] if token < len(release.token_bytes) else b""
+    return Alternative(token=name_token(release, token), logprob=logprob, bytes=list(piece))
+
+
+async def score_prompt(session: Session, prompt: Prompt, body: CompletionRequest) -> list[TokenScore | None]:
+    """Return the scores of a prompt that is echoed; its first token has none."""
+    if body.logprobs is None or not body.echo:
+        return []
+    return [None, *await session.score(prompt.ids, body.logprobs)][prompt.num_implied :]
+
+
+def describe_text(
+    release: Release, ids: Sequence[int], scores: Sequence[TokenScore | None], start: int = 0
+) -> TextLogprobs:
+    """Return the log-probabilities of a completion's tokens, or of those that follow `start` characters of it."""
     names = [name_token(release, token) for token in ids]
     top = [
         None if one is None else {name_token(release, i): logp for i, logp in one.top.items()} | {name: one.logprob}
         for name, one in zip(names, scores, strict=True)
     ]
-    return {
-        "tokens": names,
-        "token_logprobs": [None if one is None else one.logprob for one in scores],
-        "top_logprobs": top,
-        "text_offset": _place(release, ids),
-    }
+    logprobs = [None if one is None else one.logprob for one in scores]
+    offsets = [start + place for place in _place(release, ids)]
+    return TextLogprobs(tokens=names, token_logprobs=logprobs, top_logprobs=top, text_offset=offsets)
 
 
 def name_token(release: Release, token: int) -> str:
@@ -53,7 +66,7 @@ def name_token(release: Release, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
 
-def _place(release: Release, ids: list[int]) -> list[int]:
+def _place(release: Release, ids: Sequence[int]) -> list[int]:
     """Return how many characters stand before each token."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     places, length = [], 0

@@ -4,7 +4,8 @@ import importlib.util
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm.config import ConfigError, require
@@ -66,18 +67,39 @@ class Release:
         """The tokens that end an answer."""
         return frozenset((self.tokenizer.im_end_id, self.tokenizer.eos_id))
 
-    def encode_chat(self, turns: list[dict[str, str]]) -> list[int]:
+    def encode_chat(self, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> list[int]:
         """Return the prompt of a conversation; no content can forge a turn."""
-        return render(self.tokenizer, turns, add_generation_prompt=True)[0]
+        return render(self.tokenizer, turns, add_generation_prompt)[0]
 
     def encode_text(self, text: str) -> list[int]:
         """Return the prompt of a text; every training document followed an end-of-text token, so it does too."""
         return [self.tokenizer.eos_id, *self.tokenizer.encode(text)]
 
 
+def find_releases() -> list[Path]:
+    """Return the folders named by GRISTMILL_RELEASE, of which the first is the default; else models/release."""
+    names = [name for name in os.environ.get("GRISTMILL_RELEASE", "").split(os.pathsep) if name]
+    return [Path(name) for name in names] or [DEFAULT_FOLDER]
+
+
+def load_releases(folders: Sequence[Path]) -> list[Release]:
+    """Read and verify folders; a model of a name that stands there already is `name@` and its hash's beginning.
+
+    Raises: ConfigError: see `Release.load`; or one release is named twice.
+    """
+    releases: dict[str, Release] = {}
+    for folder in folders:
+        release = Release.load(folder)
+        if release.model in releases:
+            release = replace(release, model=f"{release.model}@{release.hash[:8]}")
+        require(release.model not in releases, f"{folder}: the release {release.model} is named twice; name it once")
+        releases[release.model] = release
+    return list(releases.values())
+
+
 def find_release() -> Path:
-    """Return the folder named by GRISTMILL_RELEASE, or the project's models/release."""
-    return Path(os.environ.get("GRISTMILL_RELEASE") or DEFAULT_FOLDER)
+    """Return the default one of `find_releases`."""
+    return find_releases()[0]
 
 
 def load_backend(release: Release, params: ServeParams) -> Backend:

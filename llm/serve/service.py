@@ -19,11 +19,13 @@ from llm.serve.errors import ErrorBodies
 from llm.serve.gateway import Gateway
 from llm.serve.keys import KeyRing, find_keys_file
 from llm.serve.limits import Budget, Limiter
+from llm.serve.log import RequestLog, configure_logging
+from llm.serve.metrics import make_metrics
 from llm.serve.params import ServeParams
-from llm.serve.release import Release, find_release, load_backend
+from llm.serve.release import find_releases, load_backend, load_releases
 
 params = ServeParams.read()
-app = create_app()
+app = create_app(params.max_prompt_chars)
 drain = Drain(params.grace_s)
 limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 
@@ -32,40 +34,45 @@ limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 @bentoml.service(name="gristmill", workers=1, traffic={"timeout": params.request_timeout_s + 60})
 @bentoml.asgi_app(app)
 class Gristmill:
-    """An OpenAI-compatible server of one packaged release."""
+    """An OpenAI-compatible server of one packaged release, or of several."""
 
     def __init__(self) -> None:
+        configure_logging()
         # BentoML makes this object on the event loop that will run the routes.
         loop = asyncio.get_running_loop()
         stop_by_drain(drain, loop)
-        release = Release.load(find_release())
-        pause = let_turn(loop)
-        engine = Engine(
-            partial(load_backend, release, params),
-            release.tokenizer.vocab_size,
-            release.context,
-            max_running=params.max_running,
-            max_queue=params.max_queue,
-            observe=_Prometheus(),
-            pause=pause,
-        )
-        self.served = Served(release, engine)
+        releases = load_releases(find_releases())
+        metrics = make_metrics([release.model for release in releases])
+        self.served: dict[str, Served] = {}
+        for release in releases:
+            engine = Engine(
+                partial(load_backend, release, params),
+                release.tokenizer.vocab_size,
+                release.context,
+                max_running=params.max_running,
+                max_queue=params.max_queue,
+                observe=metrics[release.model],
+                pause=let_turn(loop),
+            )
+            self.served[release.model] = Served(release, engine, metrics[release.model])
         app.state.served = self.served
 
     def __is_alive__(self) -> bool:
-        return self.served.engine.alive
+        return all(one.engine.alive for one in self.served.values())
 
     def __is_ready__(self) -> bool:
-        return self.served.engine.alive and not drain.active
+        return self.__is_alive__() and not drain.active
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Stop the engine's thread, and write what the keys have used."""
-        self.served.engine.close()
+        """Stop the engines' threads, and write what the keys have used."""
+        for one in self.served.values():
+            one.engine.close()
         limiter.save()
 
 
 # The first is the outermost.
+Gristmill.add_asgi_middleware(RequestLog)  # type: ignore[attr-defined]
 Gristmill.add_asgi_middleware(  # type: ignore[attr-defined]
     Gateway,
     params=params,
@@ -74,22 +81,3 @@ Gristmill.add_asgi_middleware(  # type: ignore[attr-defined]
     drain=drain,
 )
 Gristmill.add_asgi_middleware(ErrorBodies)  # type: ignore[attr-defined]
-
-
-class _Prometheus:
-    def __init__(self) -> None:
-        # Imported here, because BentoML sets the folder of its multiprocess mode after it has imported the service.
-        from prometheus_client import Counter, Gauge
-
-        self._running = Gauge("gristmill_requests_running", "Requests in the engine", multiprocess_mode="livesum")
-        self._tokens = Counter("gristmill_generated_tokens", "Tokens generated, those of cancelled requests included")
-        self._restarts = Counter("gristmill_engine_restarts", "Times that the engine failed and was loaded again")
-
-    def state(self, running: int, waiting: int, cache_use: float) -> None:
-        self._running.set(running)
-
-    def tokens(self, count: int) -> None:
-        self._tokens.inc(count)
-
-    def restarted(self) -> None:
-        self._restarts.inc()

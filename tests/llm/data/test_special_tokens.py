@@ -26,7 +26,7 @@ from llm.evals.multiple_choice import choose_options
 from llm.export.sample import draw_sample
 from llm.rl.pairs import tokenize_pairs
 from llm.rl.prompts import read_prompts
-from llm.serve.answers import prepare_chat, prepare_completion
+from llm.serve.prompts import prepare_chat, prepare_completion
 from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest, parse
 from stages.quantize import draw_windows

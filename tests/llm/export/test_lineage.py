@@ -102,6 +102,8 @@ def test_fingerprint_leads_to_its_commit(repository: Path):
     assert find_commit("a" * 16, nowhere, repository) == oldest
     assert find_commit("b" * 16, nowhere, repository) == newest
     assert find_commit("c" * 16, nowhere, repository) is None
+    subprocess.run(["git", "-C", str(repository), "checkout", "-q", oldest], check=True)
+    assert find_commit("b" * 16, nowhere, repository) == newest  # another branch's
     # A release at hand is found by its lineage, whatever the reports of the commits say.
     nowhere.mkdir(parents=True)
     (nowhere / "release.json").write_text(json.dumps({"release": "c" * 16}))

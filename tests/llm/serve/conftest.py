@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import httpx
 import openai
 import pytest
 import torch
+from selenium import webdriver
 
 from llm.data.tokenizer import Tokenizer, train_tokenizer
 from llm.export.gguf import write_gguf
@@ -24,12 +26,27 @@ from llm.model.config import ModelConfig
 from llm.model.folder import save_model
 from llm.model.transformer import Transformer, init_weights
 from llm.serve.release import Release
+from tests.llm.serve.page_stub import Stub, run_stub
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 60
 KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
 TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
+
+CHROMIUM_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1280,800"
+)
+LINEAGE = {
+    "corpus": {
+        "sources": {"fables": {"documents": {"train": 19, "val": 1}, "licences": {"CC0-1.0": 12, "<b>MIT</b>": 8}}},
+        "conversations": {"chat": 3},
+        "preferences": {},
+        "questions": {},
+    },
+    "stages": {"pretrain": {"deps": {"data/tokens": "0a1b"}, "outs": {"models/base": "2c3d"}, "params": {}}},
+}
 
 
 def write_release(folder: Path, passed: bool) -> None:
@@ -65,6 +82,7 @@ def write_release(folder: Path, passed: bool) -> None:
         "model": "gristmill",
     }
     (folder / "release.json").write_text(json.dumps(about))
+    (folder / "lineage.json").write_text(json.dumps(LINEAGE))
     write_sums(folder)
 
 
@@ -95,9 +113,15 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `server` keeps its files, and server.log."""
+    return tmp_path_factory.mktemp("bentoml")
+
+
+@pytest.fixture(scope="session")
+def server(release_folder: Path, server_home: Path) -> Iterator[str]:
     """The address of `python -m llm.serve`, running over the tiny release."""
-    with run_server(release_folder, tmp_path_factory.mktemp("bentoml")) as running:
+    with run_server(release_folder, server_home) as running:
         yield running.address
 
 
@@ -178,3 +202,33 @@ def http(server: str) -> Iterator[httpx.Client]:
     """A client that sends the key and knows the server's address."""
     with httpx.Client(base_url=server, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as one:
         yield one
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    """A headless Chromium."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium is not installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in CHROMIUM_FLAGS.split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    one = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield one
+    one.quit()
+
+
+@pytest.fixture(scope="session")
+def running_stub() -> Iterator[Stub]:
+    with run_stub() as one:
+        yield one
+
+
+@pytest.fixture
+def stub(running_stub: Stub) -> Iterator[Stub]:
+    """The stand-in for the server behind the chat page, as it is at first."""
+    yield running_stub
+    running_stub.reset()

@@ -2,15 +2,17 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from llm.serve.errors import ApiError
-from llm.serve.requests import ChatRequest, CompletionRequest, parse
+from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
+from llm.serve.tools import render_turns
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TEXT: dict[str, Any] = {"model": "m", "prompt": "hi"}
 
 
-def refuse(kind: type[ChatRequest] | type[CompletionRequest], body: bytes | dict[str, Any]) -> ApiError:
+def refuse(kind: type[BaseModel], body: bytes | dict[str, Any]) -> ApiError:
     with pytest.raises(ApiError) as caught:
         parse(kind, body if isinstance(body, bytes) else json.dumps(body).encode())
     assert caught.value.status == 400
@@ -24,7 +26,7 @@ def refuse(kind: type[ChatRequest] | type[CompletionRequest], body: bytes | dict
         ({"messages": "hi"}, "messages"),
         ({"messages": ["hi"]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "messages[0].content"),
@@ -46,11 +48,31 @@ def refuse(kind: type[ChatRequest] | type[CompletionRequest], body: bytes | dict
         ({"stop": [1]}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
-        ({"n": 2}, "n"),
-        ({"presence_penalty": 0.5}, "presence_penalty"),
-        ({"frequency_penalty": -1}, "frequency_penalty"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
+        ({"min_p": 1.1}, "min_p"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"frequency_penalty": -3}, "frequency_penalty"),
+        ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"-1": 1}}, "logit_bias"),
+        ({"logit_bias": {"1": 101}}, "logit_bias"),
+        ({"logit_bias": {"1": "1"}}, "logit_bias"),
+        ({"logit_bias": {str(i): 1 for i in range(301)}}, "logit_bias"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"user": "u" * 1001}, "user"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}},
+            "response_format.json_schema.schema",
+        ),
+        ({"response_format": {"type": "json_object"}, "stop": "x"}, "stop"),
         ({"tools": []}, "tools"),
-        ({"logit_bias": {}}, "logit_bias"),
+        ({"functions": []}, "functions"),
+        ({"store": True}, "store"),
         ({"temprature": 1}, "temprature"),
         ({"model": 5}, "model"),
     ],
@@ -76,9 +98,38 @@ def test_completion_refuses_what_it_does_not_do(field: str, value: object) -> No
     assert refuse(CompletionRequest, TEXT | {field: value}).param == field
 
 
-@pytest.mark.parametrize("change", [{"echo": True}, {"logprobs": 0}])
-def test_scores_are_not_streamed(change: dict[str, Any]) -> None:
-    assert "stream" in refuse(CompletionRequest, TEXT | change | {"stream": True}).message
+def test_echo_is_not_streamed() -> None:
+    error = refuse(CompletionRequest, TEXT | {"echo": True, "stream": True})
+    assert error.param == "echo"
+    assert "stream" in error.message
+
+
+def test_answers_of_one_request_are_bounded() -> None:
+    assert refuse(CompletionRequest, TEXT | {"prompt": ["a"] * 5, "n": 13}).param == "n"
+
+
+def test_longest_text_is_a_setting() -> None:
+    body = json.dumps(CHAT | {"messages": [{"role": "user", "content": "x" * 101}]}).encode()
+    assert parse(ChatRequest, body).messages[0].content == "x" * 101
+    with pytest.raises(ApiError) as caught:
+        parse(ChatRequest, body, max_chars=100)
+    assert caught.value.param == "messages[0].content"
+
+
+@pytest.mark.parametrize(
+    "kind, change, param",
+    [
+        (TokenizeRequest, {}, "prompt"),
+        (TokenizeRequest, {"prompt": "a", "messages": CHAT["messages"]}, "prompt"),
+        (TokenizeRequest, {"prompt": ["a"]}, "prompt"),
+        (TokenizeRequest, {"prompt": "a", "tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        (DetokenizeRequest, {}, "tokens"),
+        (DetokenizeRequest, {"tokens": ["a"]}, "tokens[0]"),
+        (DetokenizeRequest, {"tokens": [True]}, "tokens[0]"),
+    ],
+)
+def test_tokenizer_routes_refuse(kind: Any, change: dict[str, Any], param: str) -> None:
+    assert refuse(kind, change).param == param
 
 
 @pytest.mark.parametrize(
@@ -91,6 +142,13 @@ def test_scores_are_not_streamed(change: dict[str, Any]) -> None:
         b'{"model": "m", "prompt": "\\ud800"}',
         b'{"model": "m", "prompt": "\xff"}',
         b"[" * 100_000,
+        b'{"model": "m", "prompt": "a", "user": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"model": "m", "model": "m", "prompt": "a"}',
+        b'{"model": "m", "prompt": "a", "seed": ' + b"9" * 5000 + b"}",
+        b'{"model": "m", "prompt": "a", "logit_bias": {"1": Infinity}}',
+        b'{"model": "m", "prompt": "a", "logit_bias": {"1": 1e999}}',
+        b"\xff\xfe{\x00}\x00",
+        b"\x00",
     ],
 )
 def test_broken_json_is_refused(body: bytes) -> None:
@@ -138,7 +196,7 @@ def test_harmless_fields_are_accepted() -> None:
 def test_content_parts_are_joined_and_composed() -> None:
     parts = [{"type": "text", "text": "e"}, {"type": "text", "text": "x"}]
     body = CHAT | {"messages": [{"role": "developer", "content": parts}, {"role": "user", "content": "e\u0301"}]}
-    turns = [message.as_turn() for message in parse(ChatRequest, json.dumps(body).encode()).messages]
+    turns = render_turns(parse(ChatRequest, json.dumps(body).encode()).messages, [])
     assert turns == [{"role": "system", "content": "ex"}, {"role": "user", "content": "é"}]
 
 

@@ -1,8 +1,11 @@
 """The real server process, driven over a socket by the real openai client."""
 
 import json
+import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +13,7 @@ import openai
 import pytest
 
 from llm.data.tokenizer import Tokenizer
+from llm.export.verify import write_sums
 from llm.serve.release import Release
 
 ASK: list[Any] = [{"role": "user", "content": "What does this function do?"}]
@@ -132,8 +136,8 @@ def test_prompt_without_room_is_refused(client: openai.OpenAI, size: int) -> Non
         ({"messages": []}, "messages"),
         ({"max_tokens": "many"}, "max_tokens"),
         ({"extra_body": {"unknown": 1}}, "unknown"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
     ],
 )
 def test_bad_chat_requests_name_the_field(client: openai.OpenAI, options: dict[str, Any], param: str) -> None:
@@ -207,7 +211,7 @@ def test_form_of_another_site_is_refused(http: httpx.Client) -> None:
 def test_routes_of_bentoml_stay(http: httpx.Client) -> None:
     for path in ("/livez", "/readyz"):
         assert http.get(path).status_code == 200
-    assert "gristmill_generated_tokens_total" in http.get("/metrics").text
+    assert "vllm:generation_tokens_total" in http.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -242,26 +246,26 @@ def _metric(http: httpx.Client, name: str) -> float:
 
 def _wait_until_idle(http: httpx.Client) -> None:
     deadline = time.monotonic() + 10
-    while _metric(http, "gristmill_requests_running") > 0:
+    while _metric(http, "vllm:num_requests_running") > 0:
         assert time.monotonic() < deadline, "the request still runs"
 
 
 def test_hanging_up_cancels_a_stream(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(http, "gristmill_generated_tokens_total")
+    before = _metric(http, "vllm:generation_tokens_total")
     stream = chat(client, stream=True, temperature=0, max_tokens=release.context)
     for _ in range(3):
         next(stream)
     stream.close()
     _wait_until_idle(http)
-    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
+    assert _metric(http, "vllm:generation_tokens_total") - before < release.context // 2
 
 
 def test_hanging_up_cancels_an_answer(http: httpx.Client, client: openai.OpenAI, release: Release) -> None:
-    before = _metric(http, "gristmill_generated_tokens_total")
+    before = _metric(http, "vllm:generation_tokens_total")
     with pytest.raises(openai.APITimeoutError):
         chat(client, temperature=0, max_tokens=release.context, timeout=0.05)
     _wait_until_idle(http)
-    assert _metric(http, "gristmill_generated_tokens_total") - before < release.context // 2
+    assert _metric(http, "vllm:generation_tokens_total") - before < release.context // 2
 
 
 def test_many_clients_at_once(client: openai.OpenAI) -> None:
@@ -278,3 +282,75 @@ def test_page_is_served_under_a_policy(http: httpx.Client) -> None:
     assert "innerHTML" not in text
     assert "http://" not in text
     assert "https://" not in text
+
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 5}, "kind": {"enum": ["a", "b"]}, "ok": {"type": "boolean"}},
+    "required": ["name", "kind", "ok"],
+    "additionalProperties": False,
+}
+FUNCTION = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_json_answer_parses_or_ends_by_length(client: openai.OpenAI, seed: int) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
+    (choice,) = chat(client, response_format=wanted, max_tokens=200, seed=seed).choices
+    assert choice.finish_reason == "stop"
+    found = json.loads(choice.message.content)
+    assert found.keys() == {"name", "kind", "ok"}
+    assert found["kind"] in ("a", "b")
+    assert chat(client, response_format=wanted, max_tokens=3, seed=seed).choices[0].finish_reason == "length"
+    (free,) = chat(client, response_format={"type": "json_object"}, max_tokens=200, seed=seed).choices
+    assert free.finish_reason == "length" or isinstance(json.loads(free.message.content), dict)
+
+
+def test_schema_that_the_grammar_cannot_hold_to_is_named(client: openai.OpenAI) -> None:
+    for schema in ({"type": "string", "pattern": "(?=a)b"}, {"type": "nope"}, {"$ref": "#/nowhere"}):
+        wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, response_format=wanted)
+        assert caught.value.param == "response_format.json_schema.schema"
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        with pytest.raises(openai.BadRequestError) as caught:
+            chat(client, tools=[tool], tool_choice="required")
+        assert caught.value.param == "tools"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "look"}}])
+def test_forced_call_fits_the_schema_of_its_function(client: openai.OpenAI, choice: Any) -> None:
+    own = {"$defs": {"C": {"enum": ["x"]}}, "type": "object", "properties": {"c": {"$ref": "#/$defs/C"}}}
+    other = {"type": "function", "function": {"name": "other", "parameters": own | {"required": ["c"]}}}
+    for seed in (1, 2):
+        options: dict[str, Any] = {"tools": [FUNCTION, other], "tool_choice": choice, "seed": seed, "max_tokens": 200}
+        (answer,) = chat(client, **options).choices
+        assert answer.finish_reason == "tool_calls"
+        (call,) = answer.message.tool_calls
+        arguments = json.loads(call.function.arguments)
+        names = {"other": {"c"}, "look": {"name", "kind", "ok"}}[call.function.name]
+        assert names <= arguments.keys()
+        chunks = [chunk.choices[0].delta.tool_calls for chunk in chat(client, stream=True, **options)]
+        streamed = "".join(call.function.arguments for calls in chunks if calls for call in calls)
+        assert json.loads(streamed) == arguments
+
+
+def test_chat_tells_the_log_probabilities_of_its_tokens(client: openai.OpenAI) -> None:
+    content = chat(client, logprobs=True, max_tokens=5, temperature=0).choices[0].logprobs.content
+    assert len(content) == 5
+    assert all(one.logprob < 0 and one.top_logprobs == [] for one in content)
+
+
+@pytest.mark.slow
+def test_several_releases_are_chosen_by_name(release_folder: Path, tmp_path: Path, start_server: Any, key: str) -> None:
+    second = tmp_path / "second"
+    shutil.copytree(release_folder, second)
+    about = json.loads((second / "release.json").read_text())
+    (second / "release.json").write_text(json.dumps(about | {"release": "fedcba9876543210"}))
+    write_sums(second)
+    with start_server([], {"GRISTMILL_RELEASE": f"{release_folder}{os.pathsep}{second}"}) as running:
+        client = openai.OpenAI(base_url=f"{running.address}/v1", api_key=key, max_retries=0, timeout=30)
+        assert [model.id for model in client.models.list().data] == ["gristmill", "gristmill@fedcba98"]
+        assert chat(client).system_fingerprint == FINGERPRINT
+        other = chat(client, model="gristmill@fedcba98")
+        assert (other.model, other.system_fingerprint) == ("gristmill@fedcba98", "fedcba9876543210-not-released")
