@@ -113,6 +113,10 @@ def test_question_gets_an_answer_from_the_real_server(browser: Chrome, server: s
     press(page, "New")
     page.execute_script("document.getElementById('question').value = 'words and '.repeat(2000)")
     assert "leave no room" in note(ask(page, "?"))
+    page.delete_all_cookies()
+    assert note(ask(page, "Still here?")) == "You are signed out."
+    page.find_element(By.LINK_TEXT, "Sign in again").click()
+    wait(page).until(lambda b: b.find_elements(By.ID, "key"))
 
 
 # Over the stand-in.
