@@ -94,6 +94,20 @@ def test_a_stop_string_and_a_hang_up_are_told_apart(
     assert grown == {"stop": 1, "length": 0, "abort": 1, "error": 0}
 
 
+@pytest.mark.slow
+def test_two_servers_of_one_folder_count_apart(start_server: Any, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    with start_server([], {}) as first, httpx.Client(base_url=first.address, headers=headers) as http:
+        body = {"model": "gristmill", "prompt": "The quick", "max_tokens": 3, "temperature": 0}
+        http.post("/v1/completions", json=body)
+        wait_for_end(http)
+        before = read(http)
+        assert before["vllm:generation_tokens_total",] == 3
+        with start_server([], {}) as second, httpx.Client(base_url=second.address, headers=headers) as other:
+            assert read(other)["vllm:generation_tokens_total",] == 0
+            assert read(http) == before
+
+
 def test_an_engine_that_fails_is_counted(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve([release], ServeParams()) as api:
         reasons: list[str] = []
