@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from llm.serve.metrics import make_metrics
 from llm.serve.params import ServeParams
 from llm.serve.release import Release
-from tests.llm.serve.scripted import serve
+from tests.llm.serve.scripted import KEY, serve
 
 ASK: list[Any] = [{"role": "user", "content": "What does this function do?"}]
 MODEL = {"model_name": "gristmill"}
@@ -108,13 +109,14 @@ def test_two_servers_of_one_folder_count_apart(start_server: Any, key: str) -> N
             assert read(http) == before
 
 
-def test_an_engine_that_fails_is_counted(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve([release], ServeParams()) as api:
+def test_an_engine_that_fails_is_counted(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve([release], ServeParams(), tmp_path) as api:
         reasons: list[str] = []
         monkeypatch.setattr(api.app.state.served["gristmill"].metrics, "succeeded", reasons.append)
         monkeypatch.setattr(api.backend, "step", lambda: 1 / 0)
         body = {"model": "gristmill", "messages": ASK, "n": 2}
-        assert httpx.post(f"{api.address}/v1/chat/completions", json=body).status_code == 500
+        reply = httpx.post(f"{api.address}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+        assert reply.status_code == 500
         assert reasons == ["error", "error"]
 
 
