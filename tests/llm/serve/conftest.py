@@ -95,10 +95,16 @@ class Running:
 
 
 @pytest.fixture(scope="session")
-def server(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `python -m llm.serve`, running over the tiny release."""
-    with run_server(release_folder, tmp_path_factory.mktemp("bentoml")) as running:
-        yield running.address
+def running(release_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """`python -m llm.serve` over the tiny release; beside its log lies its file of keys."""
+    with run_server(release_folder, tmp_path_factory.mktemp("bentoml")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def server(running: Running) -> str:
+    """The address of that server."""
+    return running.address
 
 
 @pytest.fixture(scope="session")
