@@ -219,12 +219,11 @@ def _parse_options() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key and print it")
     create.add_argument("--name", type=_name, required=True, help="whose it is, or what for")
-    create.add_argument(
-        "--scopes", type=_scopes, default=["inference"], help=f"of {','.join(SCOPES)} (default: inference)"
-    )
-    for name, about in KeyLimits.model_fields.items():
+    about = f"some of {','.join(SCOPES)}: metrics is for /metrics, lineage for /v1/lineage, inference for the rest"
+    create.add_argument("--scopes", type=_scopes, default=["inference"], help=f"{about} (default: inference)")
+    for name, limit in KeyLimits.model_fields.items():
         option = f"--{name.replace('_', '-')}"
-        create.add_argument(option, dest=name, type=_limit, metavar="N", help=about.description)
+        create.add_argument(option, dest=name, type=_limit, metavar="N", help=limit.description)
     commands.add_parser("list", help="print all keys but their secrets")
     commands.add_parser("revoke", help="make a key invalid").add_argument("id")
     return parser.parse_args()

@@ -27,6 +27,7 @@ from llm.serve.release import Release
 
 ROOT = Path(__file__).resolve().parents[3]
 START_S = 60
+NO_LIMITS = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "tokens_per_day": 10**12}
 KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
 TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
@@ -131,7 +132,10 @@ def run_server(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    params = home / "unlimited.yaml"
+    params.write_text(json.dumps({"serve": {"limits": NO_LIMITS}}))
     whole = os.environ | {
+        "GRISTMILL_PARAMS": str(params),
         "GRISTMILL_RELEASE": str(release_folder),
         "GRISTMILL_ENGINE": "",
         "GRISTMILL_API_KEY": KEY,

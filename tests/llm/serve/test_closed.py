@@ -98,8 +98,10 @@ def test_no_text_of_a_prompt_and_no_key_is_logged(running: Any, http: httpx.Clie
         http.post(path, json=body, params={"q": MARKER})
     http.post("/v1/completions", content=MARKER, headers={"Content-Type": "application/json"})
     http.get("/", headers={"Authorization": f"Bearer {MARKER}", "Cookie": MARKER})
+    http.get("/a%0aforged%20line", headers={"Authorization": ""})
     log = running.log.read_text()
-    assert "/v1/chat/completions" in log  # requests are logged
+    assert "Service gristmill initialized" in log  # the worker's log is read, not only the supervisor's
+    assert "\nforged line" not in log
     assert MARKER not in log
     assert key not in log
 
