@@ -26,7 +26,7 @@ from llm.model.transformer import Transformer, init_weights
 from llm.serve.release import Release
 
 ROOT = Path(__file__).resolve().parents[3]
-START_S = 60
+START_S = 150
 NO_LIMITS = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "tokens_per_day": 10**12}
 KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
@@ -158,7 +158,7 @@ def run_server(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
