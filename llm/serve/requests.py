@@ -107,6 +107,7 @@ class _Request(BaseModel):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31 - 1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    ignore_eos: bool | None = None  # vLLM's: go on after an end token, until `max_tokens` or a stop string
     stop: Annotated[list[str], PlainValidator(_stops)] = []
     stream: bool | None = None
     stream_options: StreamOptions | None = None
