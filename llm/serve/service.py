@@ -45,14 +45,16 @@ limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 
 
 # BentoML's own timeout would answer in words of its own: the gateway's comes first. Its own metrics keep a series for
-# every path that anybody asks for, before a key is looked at: strangers could fill the memory with them. And its access
-# log writes paths as they are: with a line break in one, strangers could write lines of their own.
+# every path that anybody asks for, before a key is looked at: strangers could fill the memory with them. Its access log
+# writes paths as they are: with a line break in one, strangers could write lines of their own. And its tracing would
+# make a span of every event of a stream, which costs more than the event.
 @bentoml.service(
     name="gristmill",
     workers=1,
     traffic={"timeout": params.request_timeout_s + 60},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},
+    tracing={"excluded_urls": "."},
 )
 @bentoml.asgi_app(app)
 class Gristmill:

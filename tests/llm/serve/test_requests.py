@@ -5,6 +5,8 @@ import pytest
 from pydantic import BaseModel
 
 from llm.serve.errors import ApiError
+from llm.serve.prompts import prepare_chat, prepare_completion
+from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
 from llm.serve.tools import render_turns
 
@@ -36,6 +38,7 @@ def refuse(kind: type[BaseModel], body: bytes | dict[str, Any]) -> ApiError:
         ({"temperature": -0.1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"top_p": True}, "top_p"),
+        ({"ignore_eos": 1}, "ignore_eos"),
         ({"top_k": -1}, "top_k"),
         ({"top_k": 1.5}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
@@ -191,6 +194,13 @@ def test_harmless_fields_are_accepted() -> None:
         "stream": None,
     }
     assert parse(ChatRequest, json.dumps(body).encode()).temperature == 0
+
+
+@pytest.mark.parametrize("wish", [None, False, True])
+def test_ignore_eos_leaves_no_token_that_stops(wish: bool | None, release: Release) -> None:
+    chat = prepare_chat(parse(ChatRequest, json.dumps(CHAT | {"ignore_eos": wish}).encode()), release)
+    (text,) = prepare_completion(parse(CompletionRequest, json.dumps(TEXT | {"ignore_eos": wish}).encode()), release)
+    assert chat.sampling.stop_ids == text.sampling.stop_ids == (frozenset() if wish else release.stop_ids)
 
 
 def test_content_parts_are_joined_and_composed() -> None:
