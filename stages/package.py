@@ -21,7 +21,7 @@ from llm.evals.asked import Said, choose_prompts
 from llm.evals.multiple_choice import measure_accuracy, options_key, sample_questions, score_choices, split_credit
 from llm.evals.served import measure_answers
 from llm.evals.statistics import as_metrics
-from llm.export.card import write_card
+from llm.export.card import PackagedFile, write_card, write_modelfile
 from llm.export.gate import Bounds, check_release, gate_metrics
 from llm.export.gguf import write_gguf
 from llm.export.hub import compare_logits, compare_tokens, copy_folder, score_hub
@@ -30,6 +30,7 @@ from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
 from llm.export.parity import compare_llamacpp, compare_scores, compare_tokenizers
 from llm.export.sample import draw_sample, read_texts, score_torch
+from llm.export.sbom import SBOM, describe_materials
 from llm.export.scripts import compose_texts
 from llm.export.verify import release_hash, write_sums
 from llm.infer.generate import Completion
@@ -87,8 +88,13 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
         log.log(logging.INFO if check.passed else logging.WARNING, "gate | %s", check)
     gate = gate_metrics(checks)
     config = read_config(out / "hf")
-    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks, params.base.init_from)
+    places = {"hf": "hf/model.safetensors", **FILES}
+    files = [PackagedFile(kind, at, (out / at).stat().st_size, served["formats"][kind]) for kind, at in places.items()]
+    start = params.base.init_from
+    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks, files, start)
     (out / "README.md").write_text(card, encoding="utf8")
+    (out / "Modelfile").write_text(write_modelfile(SERVED, config.context), encoding="utf8")
+    write_json(out / SBOM, describe_materials(NAME, release, out, lineage, paths.deps["requirements.lock"], start))
     about = {"release": release, "gate": gate, "served": SERVED, "context": config.context, "model": NAME}
     write_json(out / "release.json", about)
     write_sums(out)

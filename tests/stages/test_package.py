@@ -16,6 +16,7 @@ from stages import package, quantize
 from stages.plumbing.stage import Paths
 from tests.llm.export.gate_figures import EVALUATION
 
+ROOT = Path(__file__).parents[2]
 LOCK = {
     "schema": "2.0",
     "stages": {
@@ -46,6 +47,7 @@ def inputs(policy_inputs: dict[str, Path], tmp_path_factory: pytest.TempPathFact
         "models/sft": policy_inputs["models/policy"],
         "models/reward": root / "reward",
         "models/quantized": root / "quantized",
+        "requirements.lock": ROOT / "requirements.lock",
         "reports/evaluate.json": root / "evaluate.json",
         "reports/quantize.json": root / "quantize.json",
     }
@@ -66,7 +68,8 @@ def test_release_is_complete_and_the_same_twice(
     out = tmp_path / "a"
     assert verify(out) == []
     assert {path.name for path in out.iterdir()} == {
-        "hf", "gguf", "README.md", "items.json", "lineage.json", "SHA256SUMS", "release.json",
+        "hf", "gguf", "README.md", "Modelfile", "items.json", "lineage.json", "sbom.cdx.json", "SHA256SUMS",
+        "release.json",
     }  # fmt: skip
     about = json.loads((out / "release.json").read_text())
     assert about["release"] == metrics["release"]
@@ -81,6 +84,11 @@ def test_release_is_complete_and_the_same_twice(
             "outs": {"models/policy": "2.dir"},
             "params": {"rlhf": {"steps": 3}},
         }
+    }
+    materials = json.loads((out / "sbom.cdx.json").read_text())
+    assert materials["metadata"]["component"]["version"] == metrics["release"]
+    assert {path.name for path in (out / "gguf").iterdir()} == {
+        f"model-{kind}.gguf" for kind in ("f16", "q8_0", "q4_0")
     }
     assert lineage["corpus"]["sources"]["s"]["licences"] == {"MIT": 40}
 
