@@ -18,6 +18,7 @@ from llm.data.schema import Question, hash_id, iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.evals.alignment import answer_prompts
 from llm.evals.asked import Said, choose_prompts
+from llm.evals.discrimination import MIN_AUROC
 from llm.evals.multiple_choice import measure_accuracy, options_key, sample_questions, score_choices, split_credit
 from llm.evals.served import measure_answers
 from llm.evals.statistics import as_metrics
@@ -83,7 +84,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     served |= {"multiple_choice": choice, **alignment}
     judge = release_hash(paths.deps["models/reward"] / "second")
     write_json(out / ITEMS, {"judge": judge, "questions": questions, "prompts": prompts})
-    checks = check_release(evaluation, served, params.bounds, PRINCIPLES)
+    checks = check_release(evaluation, served, params.bounds, PRINCIPLES, MIN_AUROC)
     for check in checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "gate | %s", check)
     gate = gate_metrics(checks)

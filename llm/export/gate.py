@@ -42,9 +42,6 @@ class Bounds(BaseParams):
     )
     distinct_ratio: float = Field(0.8, ge=0, le=1, description="share of different answers as part of sft's, at least")
     length_change: float = Field(0.2, gt=0, description="relative change of mean answer length from sft, at most")
-    auroc: float = Field(
-        0.8, ge=0.5, lt=1, description="a cost is measurable when its judge's AUROC is above: lower end"
-    )
     hf: Tolerance = Field(Tolerance(bits=1e-4, agreement=0.995), description="the Hugging Face folder, in fp32")
     f16: Tolerance = Field(Tolerance(bits=1e-3, agreement=0.99), description="the GGUF file of 16-bit weights")
     q8_0: Tolerance = Field(Tolerance(bits=0.01, agreement=0.97), description="the GGUF file of 8 bits: it is served")
@@ -84,12 +81,17 @@ class Check:
 
 
 def check_release(
-    evaluation: Mapping[str, Any], served: Mapping[str, Any], bounds: Bounds, principles: Sequence[str]
+    evaluation: Mapping[str, Any],
+    served: Mapping[str, Any],
+    bounds: Bounds,
+    principles: Sequence[str],
+    min_auroc: float,
 ) -> list[Check]:
     """Return all checks, in the order of the table.
 
     Args:    evaluation: `metrics` of reports/evaluate.json.  served: what `package` measured on its files, with
              alignment under the same keys as evaluate's.  principles: those whose cost is bound.
+             min_auroc: a cost is measurable when the lower end of its judge's AUROC is above.
     """
     return [
         make_check("bits_per_byte.base", read(evaluation, "bits_per_byte.base"), best_baseline(evaluation)),
@@ -97,10 +99,10 @@ def check_release(
         make_check("reward.delta", read(evaluation, "reward", "delta"), bounds.reward_gain),
         make_check("reward.second", read(evaluation, "reward.second", "delta"), bounds.reward_gain),
         make_check("reward.rule", read(evaluation, "reward.rule", "delta"), bounds.reward_gain),
-        *_check_alignment(evaluation, evaluation, bounds, principles),
+        *_check_alignment(evaluation, evaluation, bounds, principles, min_auroc),
         *_check_files(served, bounds),
         make_check("served.reward", read(served, "reward.second", "delta"), bounds.reward_gain),
-        *_check_alignment(served, evaluation, bounds, principles, "served."),
+        *_check_alignment(served, evaluation, bounds, principles, min_auroc, "served."),
     ]
 
 
@@ -140,6 +142,7 @@ def _check_alignment(
     evaluation: Mapping[str, Any],
     bounds: Bounds,
     principles: Sequence[str],
+    min_auroc: float,
     prefix: str = "",
 ) -> list[Check]:
     """Rows that bind the policy and, under the prefix `served.`, the served file just so."""
@@ -159,7 +162,7 @@ def _check_alignment(
     for principle in principles:
         row = f"cost.{principle}"
         costly = check("cost", row, read(metrics, row), _number(evaluation, f"{row}.bound"))
-        rows.append(_require_measurable(costly, evaluation, row, bounds.auroc))
+        rows.append(_require_measurable(costly, evaluation, row, min_auroc))
     return [
         *rows,
         check("answered", "answered", read(metrics, "answered.change"), bounds.answered_change),

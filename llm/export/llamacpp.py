@@ -85,9 +85,16 @@ class LlamaCppScorer:
         }
         return self._ask("/completion", body | settings)
 
-    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _send(self, path: str, body: dict[str, Any]) -> http.client.HTTPResponse:
         self._connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = self._connection.getresponse()
+        return self._connection.getresponse()
+
+    def _ask(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            response = self._send(path, body)
+        except ConnectionError:  # the server closes a connection that was idle for seconds
+            self._connection.close()
+            response = self._send(path, body)
         answer: dict[str, Any] = json.loads(response.read())
         if response.status != 200:
             raise RuntimeError(f"llama.cpp answered {response.status} to {path}: {answer}")

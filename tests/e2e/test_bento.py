@@ -34,7 +34,7 @@ def isolate() -> list[str]:
 def run(command: list[str], folder: Path, home: Path) -> str:
     quiet = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true", "OMP_NUM_THREADS": "1"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRISTMILL_")}
-    environment |= quiet | NO_NETWORK | {"GRISTMILL_API_KEY": "key-of-this-test"}
+    environment |= quiet | NO_NETWORK | {"GRISTMILL_API_KEY": "the-key-of-this-test-alone"}
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240, check=False
     )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from llm.evals.discrimination import MIN_AUROC
 from llm.export.gate import Bounds, Check, check_release, gate_metrics
 from llm.export.rules import EXPORT, JUDGE, QUANTIZED, RULES
 from llm.rl.reward_model import PRINCIPLES
@@ -29,13 +30,13 @@ def change(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return report
 
 
-def failed(evaluation: dict[str, Any], served: dict[str, Any], bounds: Bounds | None = None) -> dict[str, Check]:
-    checks = check_release(evaluation, served, bounds or Bounds(), PRINCIPLES)
+def failed(evaluation: dict[str, Any], served: dict[str, Any], min_auroc: float = MIN_AUROC) -> dict[str, Check]:
+    checks = check_release(evaluation, served, Bounds(), PRINCIPLES, min_auroc)
     return {check.name: check for check in checks if not check.passed}
 
 
 def test_all_good_passes():
-    metrics = gate_metrics(check_release(EVALUATION, SERVED, Bounds(), PRINCIPLES))
+    metrics = gate_metrics(check_release(EVALUATION, SERVED, Bounds(), PRINCIPLES, MIN_AUROC))
     assert metrics["passed"] is True
     rows = {row["name"]: row for row in metrics["checks"]}
     assert len(rows) == len(metrics["checks"]) == 5 + 8 + (1 + 14 + 1 + 3) + 1 + 8
@@ -148,7 +149,7 @@ def test_what_is_missing_fails_closed(path: str, names: list[str]):
 
 
 def test_an_empty_report_fails_every_row_and_does_not_crash():
-    checks = check_release({}, {}, Bounds(), PRINCIPLES)
+    checks = check_release({}, {}, Bounds(), PRINCIPLES, MIN_AUROC)
     assert not any(check.passed for check in checks)
     assert all(check.value is None and check.remedy for check in checks)
 
@@ -179,7 +180,7 @@ def test_a_cost_whose_judge_cannot_tell_is_not_measurable(path: str, value: obje
         assert "reward.steps" in row.remedy
     if path.endswith("low"):
         assert rows["cost.justice"].by == 0.0
-        assert failed(change(EVALUATION, path, value), SERVED, Bounds(auroc=0.7)) == {}
+        assert failed(change(EVALUATION, path, value), SERVED, min_auroc=0.7) == {}
 
 
 def test_the_interval_of_a_cost_decides_and_not_its_value():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -135,5 +136,7 @@ def test_a_forced_target_has_the_models_probability(model: Transformer, tokenize
     with LlamaCppScorer(tmp_path / "model.gguf", context=96, threads=1) as llamacpp:
         found = llamacpp.score_next(sample.prefixes, window[1:])
         assert llamacpp.score_next([window], [300 if greedy[0] != 300 else 301])[0][1] < -0.5
+        llamacpp._connection.sock.shutdown(socket.SHUT_RDWR)  # as the server does after seconds without a question
+        assert llamacpp.next_tokens([window[:3]]) == greedy[2:3]
     assert [token for token, _ in found] == greedy
     assert [score for _, score in found] == pytest.approx(logprobs, abs=0.02)
