@@ -19,7 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export HF_HUB_DISABLE_PROGRESS_BARS := 1
 export TOKENIZERS_PARALLELISM := true
 
-.PHONY: help run preview test check verify serve chat demo flow mlflow report data-report bench bento deps lock
+.PHONY: help run preview test check verify serve chat demo flow mlflow report data-report bench bento image deps lock
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -82,6 +82,10 @@ bench: .venv/installed ## a benchmark: NAME=train
 bento: .venv/installed ## build a Bento that holds models/release
 	@python -m llm.export.verify models/release
 	bentoml build
+
+image: bento ## a container image of the latest Bento, which needs docker or podman
+	@# from /: BentoML refuses a Dockerfile template outside of the working folder, and unpacks the Bento in /tmp
+	cd / && bentoml containerize gristmill:latest
 
 deps: .venv/installed ## rewrite the code deps of dvc.yaml from the import closures
 	@python -m stages.plumbing.deps --write

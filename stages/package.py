@@ -18,19 +18,25 @@ from llm.data.schema import Question, hash_id, iter_rows
 from llm.data.tokenizer import Tokenizer
 from llm.evals.alignment import answer_prompts
 from llm.evals.asked import Said, choose_prompts
+from llm.evals.discrimination import MIN_AUROC
 from llm.evals.multiple_choice import measure_accuracy, options_key, sample_questions, score_choices, split_credit
 from llm.evals.served import measure_answers
 from llm.evals.statistics import as_metrics
-from llm.export.card import write_card
+from llm.export.card import PackagedFile, write_card, write_modelfile
 from llm.export.gate import Bounds, check_release, gate_metrics
-from llm.export.hub import compare_logits, compare_tokens, copy_folder
+from llm.export.gguf import write_gguf
+from llm.export.hub import compare_logits, compare_tokens, copy_folder, score_hub
 from llm.export.lineage import describe_corpus, describe_start, read_stages
 from llm.export.llamacpp import LlamaCppScorer
 from llm.export.openvino import OpenVinoScorer
-from llm.export.sample import Sample, agreement, bits_per_byte, draw_sample, read_texts, score_torch
+from llm.export.parity import compare_llamacpp, compare_scores, compare_tokenizers
+from llm.export.sample import draw_sample, read_texts, score_torch
+from llm.export.sbom import SBOM, describe_materials
+from llm.export.scripts import compose_texts
 from llm.export.verify import release_hash, write_sums
 from llm.infer.generate import Completion
 from llm.model.folder import load_model, read_config
+from llm.model.transformer import Transformer
 from llm.rl.reward_model import PRINCIPLES, RewardModel
 from stages.plumbing.stage import Paths, main
 
@@ -39,7 +45,7 @@ log = logging.getLogger(__name__)
 NAME = "gristmill"
 LOCK = Path("dvc.lock")
 SERVED = "gguf/model-q8_0.gguf"
-SMALLER = "gguf/model-q4_0.gguf"
+FILES = {"f16": "gguf/model-f16.gguf", "q8_0": SERVED, "q4_0": "gguf/model-q4_0.gguf"}
 ITEMS = "items.json"
 
 
@@ -53,6 +59,7 @@ class Params(StageParams):
         ge=2,
         description="held-out prompts that the served file answers; harmless ones and principles' come on top",
     )
+    texts: int = Field(250, ge=0, description="composed texts of every script on which readers' token ids are compared")
     bounds: Bounds = Field(Bounds(), description="what a release must reach")
 
 
@@ -62,67 +69,67 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     quantization = read_metrics(paths.deps["reports/quantize.json"])
     copy_folder(paths.deps["models/policy"], out / "hf")
     (out / "gguf").mkdir()
-    for name, target in (("q8_0.gguf", SERVED), ("q4_0.gguf", SMALLER)):
-        shutil.copyfile(paths.deps["models/quantized"] / name, out / target)
+    for kind in ("q8_0", "q4_0"):
+        shutil.copyfile(paths.deps["models/quantized"] / f"{kind}.gguf", out / FILES[kind])
+    policy = load_model(out / "hf").eval()
+    write_gguf(out / FILES["f16"], policy, Tokenizer.load(out / "hf"), "f16", name=NAME)
     corpus = describe_corpus(clean)
     lineage = {"stages": read_lock(paths), "corpus": corpus}
     write_json(out / "lineage.json", lineage | describe_start(params.base.init_from))
     release = release_hash(out)
 
-    served = measure_files(out, clean, params)
+    served = measure_files(out, policy, clean, params)
     choice, questions = measure_choice(out, clean, params)
     alignment, prompts = measure_alignment(out, paths, params, evaluation)
     served |= {"multiple_choice": choice, **alignment}
     judge = release_hash(paths.deps["models/reward"] / "second")
     write_json(out / ITEMS, {"judge": judge, "questions": questions, "prompts": prompts})
-    checks = check_release(evaluation, served, params.bounds, PRINCIPLES)
+    checks = check_release(evaluation, served, params.bounds, PRINCIPLES, MIN_AUROC)
     for check in checks:
         log.log(logging.INFO if check.passed else logging.WARNING, "gate | %s", check)
     gate = gate_metrics(checks)
     config = read_config(out / "hf")
-    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks, params.base.init_from)
+    places = {"hf": "hf/model.safetensors", **FILES}
+    files = [PackagedFile(kind, at, (out / at).stat().st_size, served["formats"][kind]) for kind, at in places.items()]
+    start = params.base.init_from
+    card = write_card(NAME, release, config, evaluation, quantization, corpus, checks, files, start)
     (out / "README.md").write_text(card, encoding="utf8")
+    (out / "Modelfile").write_text(write_modelfile(SERVED, config.context), encoding="utf8")
+    write_json(out / SBOM, describe_materials(NAME, release, out, lineage, paths.deps["requirements.lock"], start))
     about = {"release": release, "gate": gate, "served": SERVED, "context": config.context, "model": NAME}
     write_json(out / "release.json", about)
     write_sums(out)
     return {"release": release, "gate": gate, "served": served}
 
 
-def measure_files(out: Path, clean: Path, params: Params) -> dict[str, Any]:
-    """Return what the packaged files keep of the fp32 model: bits per byte, greedy tokens, logits, ids."""
-    model = load_model(out / "hf").eval()
+def measure_files(out: Path, model: Transformer, clean: Path, params: Params) -> dict[str, Any]:
+    """Return what each packaged format keeps of the fp32 model where its own consumer loads it: scores, tokens, ids."""
+    tokenizer, config = Tokenizer.load(out / "hf"), model.config
+    texts = read_texts(clean, "val", params.windows)
+    spoken = texts + compose_texts(params.texts)
     sample = draw_sample(
-        read_texts(clean, "val", params.windows),
-        Tokenizer.load(out / "hf"),
-        context=min(model.config.context, params.window_tokens),
+        texts,
+        tokenizer,
+        context=min(config.context, params.window_tokens),
         num_windows=params.windows,
         num_positions=params.positions,
     )
-    logprobs, greedy = score_torch(model, sample)
-    served = open_scorer(out / SERVED, out / "hf", params).score(sample.windows)
-    gap, same = measure_parity(out / "hf", clean, sample, params)
-    return {
-        "original_bits": round(bits_per_byte(logprobs, sample.num_bytes), 6),
-        "served_bits": round(bits_per_byte(served, sample.num_bytes), 6),
-        "agreement": measure_engines(out, sample, greedy, params),
-        "logit_gap": round(gap, 6),
-        "same_tokens": round(same, 6),
-    }
-
-
-def measure_engines(out: Path, sample: Sample, greedy: Sequence[int], params: Params) -> dict[str, dict[str, float]]:
-    """Return each file's agreement with the fp32 model in each engine that must read it."""
-    config = read_config(out / "hf")
-    found: dict[str, dict[str, float]] = {}
-    for kind, name in (("q8_0", SERVED), ("q4_0", SMALLER)):
+    reference = score_torch(model, sample)
+    formats = {"hf": {"transformers": compare_scores(sample, reference, *score_hub(out / "hf", sample))}}
+    for kind, name in FILES.items():
         openvino = open_scorer(out / name, out / "hf", params)
+        scores, tokens = openvino.score(sample.windows), openvino.next_tokens(sample.prefixes)
         with LlamaCppScorer(out / name, context=config.context, threads=params.base.threads) as llamacpp:
-            engines = {"openvino": openvino.next_tokens, "llamacpp": llamacpp.next_tokens}
-            found[kind] = {
-                engine: round(agreement(next_tokens(sample.prefixes), greedy), 5)
-                for engine, next_tokens in engines.items()
+            formats[kind] = {
+                "openvino": compare_scores(sample, reference, scores, tokens),
+                "llamacpp": compare_llamacpp(sample, reference, llamacpp, tokenizer),
             }
-    return found
+            if name == SERVED:
+                encoders = {"openvino": openvino.encode, "llamacpp": llamacpp.encode}
+                ids = compare_tokenizers(tokenizer, spoken, encoders)
+    ids["transformers"] = compare_tokens(out / "hf", spoken, read_chats(clean, params.windows))
+    gap = compare_logits(out / "hf", sample.windows[:4])
+    return {"formats": formats, "ids": ids, "logit_gap": round(gap, 6)}
 
 
 def measure_choice(out: Path, clean: Path, params: Params) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -174,12 +181,10 @@ def measure_alignment(
     return measure_answers(asked, served, said, sft, judge, tokenizer.im_end_id)
 
 
-def measure_parity(hf: Path, clean: Path, sample: Sample, params: Params) -> tuple[float, float]:
-    """Return transformers' largest difference of a logit, and the share of texts and chats with equal ids."""
+def read_chats(clean: Path, limit: int) -> list[list[dict[str, str]]]:
+    """Return the first held-out conversations."""
     rows = (row for row in iter_rows(clean / "conversations.parquet") if row["split"] == "val")
-    chats = [row["messages"] for row, _ in zip(rows, range(params.windows), strict=False)]
-    texts = read_texts(clean, "val", params.windows)
-    return compare_logits(hf, sample.windows[:4]), compare_tokens(hf, texts, chats)
+    return [row["messages"] for row, _ in zip(rows, range(limit), strict=False)]
 
 
 def open_scorer(gguf: Path, hf: Path, params: Params) -> OpenVinoScorer:

@@ -4,6 +4,7 @@ Every figure comes from a report of the pipeline; what no report holds is not cl
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ LIMITS = """\
 - It knows its corpus and nothing else: it imitates that style, and is often wrong about facts.
 - Rewards, costs and their bounds are measured on this project's prompts. They show a direction; they do not
   make the model safe. Do not let its answers decide anything about people.
-- Quantized files lose what the table says; the gate bounds it for the served file alone."""
+- Quantized files lose what the table says; the gate bounds it."""
 
 USE = """\
 ```python
@@ -30,8 +31,39 @@ ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_ten
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=60)[0]))
 ```
 
-The GGUF files load in llama.cpp, Ollama and OpenVINO GenAI. The chat format is ChatML without a default
-system prompt; answers end with `<|im_end|>`."""
+In [Ollama](https://ollama.com) and in [LM Studio](https://lmstudio.ai), from the folder of this file:
+
+```bash
+ollama create {name} -f Modelfile && ollama run {name}
+lms import --copy --user-repo {name}/{name} gguf/model-q8_0.gguf && lms load {name} && lms chat {name}
+```
+
+The GGUF files also load in llama.cpp and OpenVINO GenAI. The chat format is ChatML without a default system prompt;
+answers end with `<|im_end|>`."""
+
+# Ollama reads a Go template and has a short context by default; this is the ChatML of `llm.data.chat`.
+MODELFILE = """\
+FROM ./{served}
+TEMPLATE \"\"\"{{{{ range .Messages }}}}<|im_start|>{{{{ .Role }}}}
+{{{{ .Content }}}}<|im_end|>
+{{{{ end }}}}<|im_start|>assistant
+\"\"\"
+PARAMETER stop <|im_end|>
+PARAMETER stop <|endoftext|>
+PARAMETER num_ctx {context}
+"""
+LEAST_SHARE = 0.01  # of the documents: a language with less is not named in the metadata
+WIDTHS = {"hf": "original"}  # what the quantization card calls a format
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A format of the model in the release, and what each engine that reads it keeps (`llm.export.parity`)."""
+
+    kind: str
+    place: str
+    size_bytes: int
+    engines: Mapping[str, Mapping[str, Any]]
 
 
 def write_card(
@@ -42,29 +74,35 @@ def write_card(
     quantization: Mapping[str, Any],
     corpus: Mapping[str, Any],
     checks: Sequence[Check],
+    files: Sequence[PackagedFile],
     init_from: InitFrom | None = None,
 ) -> str:
     """Return the text of README.md.
 
     Args:    release: its hash.  evaluation, quantization: `metrics` of reports/evaluate.json and reports/quantize.json.
-             corpus: `llm.export.lineage.describe_corpus`.  checks: the release gate.
+             corpus: `llm.export.lineage.describe_corpus`.  checks: the release gate.  files: the packaged formats.
              init_from: the model that training started from, None for random weights.
     """
     passed = all(check.passed for check in checks)
     sections = [
-        _front_matter(name, evaluation),
+        _front_matter(name, evaluation, corpus, init_from),
         f"# {name}\n\nA {_shape(config)} language model (Qwen3 dense architecture), {_start(init_from)}, tuned "
         f"on conversations and aligned with a reward model by Gristmill. Release `{release}`.",
         "" if passed else "> **Not released.** The release gate failed; see the table of checks below.",
-        f"## Use\n\n{USE}",
+        f"## Use\n\n{USE.replace('{name}', name)}",
         f"## Evaluation\n\n{_evaluation_table(evaluation)}",
-        f"## Files\n\n{_files_table(quantization)}",
+        f"## Files\n\n{_files_table(files, quantization)}",
         f"## Release gate\n\n{_gate_table(checks)}",
         f"## Training data\n\n{_corpus_table(corpus)}\n\nPer-stage digests and params are in `lineage.json`; "
-        "`SHA256SUMS` covers every file.",
+        "`sbom.cdx.json` lists the software; `SHA256SUMS` covers every file.",
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def write_modelfile(served: str, context: int) -> str:
+    """Return the Modelfile with which Ollama loads the served GGUF file."""
+    return MODELFILE.format(served=served, context=context)
 
 
 def _start(init_from: InitFrom | None) -> str:
@@ -76,7 +114,9 @@ def _start(init_from: InitFrom | None) -> str:
     return f"started from the model `{Path(init_from.path).name}` (content `{init_from.digest}`)"
 
 
-def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:
+def _front_matter(
+    name: str, evaluation: Mapping[str, Any], corpus: Mapping[str, Any], init_from: InitFrom | None
+) -> str:
     figures = [
         ("text-generation", "bits_per_byte", "Bits per byte, held-out text", find(evaluation, "bits_per_byte.policy")),
     ]
@@ -91,16 +131,22 @@ def _front_matter(name: str, evaluation: Mapping[str, Any]) -> str:
         }
         for task, kind, title, value in figures
     ]
+    total = sum(corpus["languages"].values())
+    spoken = [code for code, count in corpus["languages"].items() if count >= LEAST_SHARE * total and code != "unknown"]
     metadata = {
         # Weights learned from texts under several licences carry no single one; the table below counts them.
         "license": "other",
         "license_name": "mixed-see-training-data",
         "license_link": "lineage.json",
+        "language": sorted(spoken),
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["qwen3", "gguf", "gristmill"],
+        "datasets": sorted(corpus["sources"]),
+        "tags": ["qwen3", "gguf", "conversational", "gristmill"],
         "model-index": [{"name": name, "results": results}],
     }
+    if init_from is not None and not init_from.release:
+        metadata["base_model"] = Path(init_from.path).name
     return f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---"
 
 
@@ -129,21 +175,23 @@ def _evaluation_table(evaluation: Mapping[str, Any]) -> str:
     return _table(("figure", "value (95 % interval)"), rows)
 
 
-def _files_table(quantization: Mapping[str, Any]) -> str:
-    places = {"original": "hf/model.safetensors", "q8_0": "gguf/model-q8_0.gguf", "q4_0": "gguf/model-q4_0.gguf"}
+def _files_table(files: Sequence[PackagedFile], quantization: Mapping[str, Any]) -> str:
     rows = []
-    for kind, place in places.items():
-        card = quantization["card"][kind]
-        rows.append(
-            (
-                f"`{place}`",
-                f"{card['size_bytes']:,}",
-                f"{card['bits_per_weight']:.2f}",
-                f"{card['bits_per_byte']:.4f}",
-                f"{card['agreement']:.1%}",
+    for file in files:
+        measured = quantization["card"].get(WIDTHS.get(file.kind, file.kind), {"bits_per_weight": 16.0})
+        for engine, found in file.engines.items():
+            rows.append(
+                (
+                    f"`{file.place}`",
+                    f"{file.size_bytes:,}",
+                    f"{measured['bits_per_weight']:.2f}",
+                    engine,
+                    f"{found['bits_per_byte']:.4f}",
+                    f"{found['difference']:+.3%}",
+                    f"{found['agreement']:.1%}",
+                )
             )
-        )
-    header = ("file", "bytes", "bits per weight", "bits per byte (sample)", "same greedy token")
+    header = ("file", "bytes", "bits per weight", "read by", "bits per byte (sample)", "change", "same greedy token")
     return _table(header, rows)
 
 

@@ -13,9 +13,23 @@ from typing import Any
 from pydantic import Field
 
 from llm.config import BaseParams, ConfigError
-from llm.export.rules import JUDGE, QUANTIZED, RULES, Rule
+from llm.export.rules import EXPORT, JUDGE, QUANTIZED, RULES, Rule
 
+# Each packaged format, and those who must read it.
+CONSUMERS = {
+    "hf": ("transformers",),
+    "f16": ("openvino", "llamacpp"),
+    "q8_0": ("openvino", "llamacpp"),
+    "q4_0": ("openvino", "llamacpp"),
+}
 ENDS = {"value": "", "low": "the interval's lower end ", "high": "the interval's upper end "}
+
+
+class Tolerance(BaseParams):
+    """How far a packaged format, loaded by its own consumer, may be from the fp32 model."""
+
+    bits: float = Field(ge=0, description="relative difference of bits per byte on the held-out sample, at most")
+    agreement: float = Field(ge=0, le=1, description="share of positions with the same greedy next token, at least")
 
 
 class Bounds(BaseParams):
@@ -28,11 +42,10 @@ class Bounds(BaseParams):
     )
     distinct_ratio: float = Field(0.8, ge=0, le=1, description="share of different answers as part of sft's, at least")
     length_change: float = Field(0.2, gt=0, description="relative change of mean answer length from sft, at most")
-    auroc: float = Field(
-        0.8, ge=0.5, lt=1, description="a cost is measurable when its judge's AUROC is above: lower end"
-    )
-    agreement: float = Field(0.97, ge=0, le=1, description="share of equal greedy tokens of the served file, at least")
-    bits_loss: float = Field(0.01, ge=0, description="relative loss of bits per byte in the served file, at most")
+    hf: Tolerance = Field(Tolerance(bits=1e-4, agreement=0.995), description="the Hugging Face folder, in fp32")
+    f16: Tolerance = Field(Tolerance(bits=1e-3, agreement=0.99), description="the GGUF file of 16-bit weights")
+    q8_0: Tolerance = Field(Tolerance(bits=0.01, agreement=0.97), description="the GGUF file of 8 bits: it is served")
+    q4_0: Tolerance = Field(Tolerance(bits=0.05, agreement=0.85), description="the GGUF file of 4 bits")
     logit_gap: float = Field(1e-3, gt=0, description="largest difference of a logit between transformers and ours")
 
 
@@ -68,12 +81,17 @@ class Check:
 
 
 def check_release(
-    evaluation: Mapping[str, Any], served: Mapping[str, Any], bounds: Bounds, principles: Sequence[str]
+    evaluation: Mapping[str, Any],
+    served: Mapping[str, Any],
+    bounds: Bounds,
+    principles: Sequence[str],
+    min_auroc: float,
 ) -> list[Check]:
     """Return all checks, in the order of the table.
 
     Args:    evaluation: `metrics` of reports/evaluate.json.  served: what `package` measured on its files, with
              alignment under the same keys as evaluate's.  principles: those whose cost is bound.
+             min_auroc: a cost is measurable when the lower end of its judge's AUROC is above.
     """
     return [
         make_check("bits_per_byte.base", read(evaluation, "bits_per_byte.base"), best_baseline(evaluation)),
@@ -81,10 +99,10 @@ def check_release(
         make_check("reward.delta", read(evaluation, "reward", "delta"), bounds.reward_gain),
         make_check("reward.second", read(evaluation, "reward.second", "delta"), bounds.reward_gain),
         make_check("reward.rule", read(evaluation, "reward.rule", "delta"), bounds.reward_gain),
-        *_check_alignment(evaluation, evaluation, bounds, principles),
+        *_check_alignment(evaluation, evaluation, bounds, principles, min_auroc),
         *_check_files(served, bounds),
         make_check("served.reward", read(served, "reward.second", "delta"), bounds.reward_gain),
-        *_check_alignment(served, evaluation, bounds, principles, "served."),
+        *_check_alignment(served, evaluation, bounds, principles, min_auroc, "served."),
     ]
 
 
@@ -124,6 +142,7 @@ def _check_alignment(
     evaluation: Mapping[str, Any],
     bounds: Bounds,
     principles: Sequence[str],
+    min_auroc: float,
     prefix: str = "",
 ) -> list[Check]:
     """Rows that bind the policy and, under the prefix `served.`, the served file just so."""
@@ -143,7 +162,7 @@ def _check_alignment(
     for principle in principles:
         row = f"cost.{principle}"
         costly = check("cost", row, read(metrics, row), _number(evaluation, f"{row}.bound"))
-        rows.append(_require_measurable(costly, evaluation, row, bounds.auroc))
+        rows.append(_require_measurable(costly, evaluation, row, min_auroc))
     return [
         *rows,
         check("answered", "answered", read(metrics, "answered.change"), bounds.answered_change),
@@ -168,16 +187,30 @@ def _require_measurable(check: Check, evaluation: Mapping[str, Any], row: str, b
 
 
 def _check_files(served: Mapping[str, Any], bounds: Bounds) -> list[Check]:
-    original, bits = _number(served, "original_bits"), _number(served, "served_bits")
-    loss = None if original is None or bits is None else Figure(bits / original - 1)
-    return [
-        make_check("served.bits_per_byte_loss", loss, bounds.bits_loss),
-        make_check("served.multiple_choice", read(served, "multiple_choice", "accuracy"), bounds.choice),
-        make_check("served.agreement_openvino", read(served, "agreement.q8_0.openvino"), bounds.agreement),
-        make_check("served.agreement_llamacpp", read(served, "agreement.q8_0.llamacpp"), bounds.agreement),
-        make_check("parity.logits", read(served, "logit_gap"), bounds.logit_gap),
-        make_check("parity.tokens", read(served, "same_tokens"), 1.0),
-    ]
+    rows = [make_check("served.multiple_choice", read(served, "multiple_choice", "accuracy"), bounds.choice)]
+    for kind, engines in CONSUMERS.items():
+        tolerance: Tolerance = getattr(bounds, kind)
+        remedy = QUANTIZED if kind in ("q8_0", "q4_0") else EXPORT
+        for engine in engines:
+            at = f"formats.{kind}.{engine}"
+            difference = _number(served, f"{at}.difference")
+            gap = None if difference is None else Figure(abs(difference))
+            for name, figure, bound in (
+                ("bits", gap, tolerance.bits),
+                ("next", read(served, f"{at}.agreement"), tolerance.agreement),
+            ):
+                rule = replace(RULES[f"parity.{name}"], remedy=remedy)
+                rows.append(make_check(f"parity.{name}.{kind}.{engine}", figure, bound, rule))
+    ids = [_check_ids(served, engine) for engine in ("transformers", "openvino", "llamacpp")]
+    return [*rows, make_check("parity.logits", read(served, "logit_gap"), bounds.logit_gap), *ids]
+
+
+def _check_ids(served: Mapping[str, Any], engine: str) -> Check:
+    """Return the row of a consumer's tokenizer, which says on what it differs."""
+    at = f"ids.{engine}"
+    check = make_check(f"parity.ids.{engine}", read(served, at), 1.0, RULES["parity.ids"])
+    first = look_up(served, f"{at}.first")
+    return check if check.passed or not first else replace(check, why=f"{check.why}; the first difference: {first}")
 
 
 def best_baseline(report: Mapping[str, Any]) -> float | None:

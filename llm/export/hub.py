@@ -1,13 +1,16 @@
 """The Hugging Face folder of a release, and the proof that `transformers` reads it as we do."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from llm.data.chat import render
 from llm.data.tokenizer import Tokenizer
+from llm.export.parity import compare_ids, leave_out_special
+from llm.export.sample import Sample
 from llm.model.folder import load_model
 
 FILES = (
@@ -26,14 +29,20 @@ def copy_folder(model: Path, target: Path) -> None:
         shutil.copyfile(model / name, target / name)
 
 
-@torch.inference_mode()
-def compare_logits(folder: Path, windows: Sequence[Sequence[int]]) -> float:
-    """Return the largest difference of any logit between transformers' Qwen3 and ours, both in fp32."""
+def load_hub(folder: Path) -> torch.nn.Module:
+    """Return the model as transformers loads it, in fp32."""
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.eval()
+
+
+@torch.inference_mode()
+def compare_logits(folder: Path, windows: Sequence[Sequence[int]]) -> float:
+    """Return the largest difference of any logit between transformers' Qwen3 and ours, both in fp32."""
+    theirs = load_hub(folder)
     ours = load_model(folder, torch.float32).eval()
     largest = 0.0
     for window in windows:
@@ -43,26 +52,33 @@ def compare_logits(folder: Path, windows: Sequence[Sequence[int]]) -> float:
     return largest
 
 
-def compare_tokens(folder: Path, texts: Sequence[str], chats: Sequence[Sequence[Mapping[str, str]]]) -> float:
-    """Return the share of texts and conversations that transformers' tokenizer turns into the same ids as ours.
+@torch.inference_mode()
+def score_hub(folder: Path, sample: Sample) -> tuple[list[list[float]], list[int]]:
+    """Return transformers' log-probabilities of each window's tokens and its greedy token at each position."""
+    model = load_hub(folder)
+    logprobs: list[list[float]] = []
+    greedy: list[list[int]] = []
+    for window in sample.windows:
+        tokens_T = torch.tensor(window)
+        logits_TV = model(tokens_T[None]).logits[0]
+        logprobs.append(logits_TV[:-1].log_softmax(dim=-1).gather(1, tokens_T[1:, None])[:, 0].tolist())
+        greedy.append(logits_TV.argmax(dim=-1).tolist())
+    return logprobs, [greedy[window][length - 1] for window, length in sample.positions]
 
-    Texts that hold a special token are left out: transformers parses it, and we never do.
-    """
+
+def compare_tokens(folder: Path, texts: Iterable[str], chats: Sequence[Sequence[Mapping[str, str]]]) -> dict[str, Any]:
+    """Return how far transformers' tokenizer and chat template give the ids that ours do (`parity.compare_ids`)."""
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ours = Tokenizer.load(folder)
-    specials = [ours.decode([i]) for i in sorted(ours.special_ids)]
-
-    def plain(text: str) -> bool:
-        return not any(special in text for special in specials)
-
-    same: list[bool] = []
-    for text in filter(plain, texts):
-        same.append(theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text))
+    plain = leave_out_special(ours, texts)
+    expected = ours.encode_batch(plain)
+    found = [theirs(text, add_special_tokens=False)["input_ids"] for text in plain]
     for chat in chats:
-        if all(plain(message["content"]) for message in chat):
+        contents = [message["content"] for message in chat]
+        if leave_out_special(ours, contents) == contents:
             messages = [dict(message) for message in chat]
-            ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-            same.append(ids == render(ours, messages, add_generation_prompt=True)[0])
-    return sum(same) / len(same) if same else 0.0
+            found.append(theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+            expected.append(render(ours, messages, add_generation_prompt=True)[0])
+    return compare_ids(ours, expected, found)

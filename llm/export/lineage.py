@@ -62,8 +62,11 @@ def summarise(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def describe_corpus(clean: Path) -> dict[str, Any]:
-    """Return, for each source, how many documents of which licence and split data/clean holds, and the rest."""
-    table = pq.read_table(clean / "documents.parquet", columns=["source", "license", "split"]).to_pylist()
+    """Return, for each source, how many documents of which licence and split data/clean holds, and the rest.
+
+    Languages are those of the documents, as `clean` identified them.
+    """
+    table = pq.read_table(clean / "documents.parquet", columns=["source", "license", "split", "meta"]).to_pylist()
     documents: dict[str, dict[str, Any]] = {}
     for source in sorted({row["source"] for row in table}):
         rows = [row for row in table if row["source"] == source]
@@ -75,7 +78,8 @@ def describe_corpus(clean: Path) -> dict[str, Any]:
     for kind in ("conversations", "preferences", "questions"):
         rows = pq.read_table(clean / f"{kind}.parquet", columns=["source"]).column("source").to_pylist()
         others[kind] = dict(sorted(Counter(rows).items()))
-    return {"sources": documents, **others}
+    languages = Counter(json.loads(row["meta"] or "{}").get("language", "unknown") for row in table)
+    return {"sources": documents, "languages": dict(sorted(languages.items())), **others}
 
 
 def describe_start(init_from: InitFrom | None) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class OpenVinoScorer:
         self._check(prompts, self.context)
         return [out.generated_ids[0] for out in self._run(prompts, _one_token(), prefix_cache=True)]
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids that the file's own tokenizer gives; it parses special tokens that it finds in a text."""
+        tokenizer = genai.Tokenizer(self._path)
+        return [tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist() for text in texts]
+
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, stop_ids: Sequence[int], seed: int
     ) -> list[tuple[list[int], list[float], Literal["stop", "length"]]]:

@@ -80,9 +80,6 @@ RULES = {
         "different answers, as part of sft's share: one evasive sentence must not win",
         "the answers have collapsed: raise rlhf.kl_coef or lower rlhf.lr",
     ),
-    "served.bits_per_byte_loss": Rule(
-        "at most", "relative loss of the served file against the fp32 model, on the sample", QUANTIZED
-    ),
     "served.multiple_choice": Rule(
         "above",
         "the served file, through its engine, must choose better than guessing",
@@ -95,14 +92,19 @@ RULES = {
         f"where reward.second passes, {QUANTIZED}; else mend that row first",
         "low",
     ),
-    "served.agreement_openvino": Rule(
-        "at least",
-        "given the same prefix, OpenVINO's greedy token from the served file must be the fp32 model's",
-        QUANTIZED,
+    "parity.bits": Rule(
+        "at most",
+        "relative difference of bits per byte from the fp32 model, where this consumer reads the file",
+        EXPORT,
     ),
-    "served.agreement_llamacpp": Rule("at least", "the same for llama.cpp", QUANTIZED),
+    "parity.next": Rule(
+        "at least", "given the same prefix, this consumer's greedy next token must be the fp32 model's", EXPORT
+    ),
     "parity.logits": Rule("at most", "largest difference of a logit between transformers and ours, both fp32", EXPORT),
-    "parity.tokens": Rule(
-        "at least", "transformers' tokenizer and chat template must give the ids that the model was trained on", EXPORT
+    "parity.ids": Rule(
+        "at least",
+        "this consumer's tokenizer must give the ids that the model was trained on, for held-out texts and texts of "
+        "every script (transformers also for conversations, by the chat template)",
+        EXPORT,
     ),
 }

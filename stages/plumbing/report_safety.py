@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from llm.evals.discrimination import MIN_AUROC
 from stages.plumbing.report_dots import Mark, Row, find_limits, plot_dots, show_share, show_short
 from stages.plumbing.report_numbers import (
     PRINCIPLES,
@@ -20,7 +21,6 @@ from stages.plumbing.report_numbers import (
 )
 
 ARMS = {"sft": "sft", "policy": "policy", "control": "multipliers at zero"}
-LEAST_AUROC = 0.8
 LEAST_DISTINCT = 0.8  # share of sft's different answers that must be left
 FEW = 30
 
@@ -68,7 +68,7 @@ def read_costs(evaluate: Json, reward: Json) -> list[Cost]:
         if policy is None or not is_number(one.get("bound")):
             continue
         auroc = read_figure(one.get("auroc")) or read_figure(section(reward, "first", "cost", name).get("auroc"))
-        measurable = one.get("measurable", None if auroc is None else auroc.low > LEAST_AUROC)
+        measurable = one.get("measurable", None if auroc is None else auroc.low > MIN_AUROC)
         sft, control = read_figure(one.get("sft")), read_figure(one.get("control"))
         costs.append(Cost(name.replace("_", "-"), one["bound"], policy, sft, control, auroc, measurable))
     return costs
@@ -154,9 +154,7 @@ def judge_cost(cost: Cost) -> str:
     """What its arms say, one against another."""
     if cost.measurable is False:
         reason = f"AUROC may be as low as {number(cost.auroc.low, 2)}, and must" if cost.auroc else "AUROC must"
-        return (
-            f"The judge's {reason} be above {LEAST_AUROC}: nothing follows from these dots, and the gate fails closed."
-        )
+        return f"The judge's {reason} be above {MIN_AUROC}: nothing follows from these dots, and the gate fails closed."
     words = []
     if cost.policy.value <= cost.bound < cost.policy.high:
         words.append(f"Its interval reaches {number(cost.policy.high - cost.bound, 2)} over the bound.")
@@ -187,14 +185,14 @@ def describe_judges(costs: Sequence[Cost]) -> dict[str, Any] | None:
     rows = [Row(cost.name, cost.auroc, True) for cost in costs if cost.auroc is not None]
     if not rows:
         return None
-    weak = [row.name for row in rows if row.figure.low <= LEAST_AUROC]
-    caption = f"Every lower bound is above {LEAST_AUROC}: a cost of the policy can be believed."
+    weak = [row.name for row in rows if row.figure.low <= MIN_AUROC]
+    caption = f"Every lower bound is above {MIN_AUROC}: a cost of the policy can be believed."
     if weak:
-        caption = f"Not measurable, as the interval does not lie above {LEAST_AUROC}: {listed(weak)}."
+        caption = f"Not measurable, as the interval does not lie above {MIN_AUROC}: {listed(weak)}."
     low = min(0.5, *(row.figure.low for row in rows), 0.5)
     return {
         "caption": caption,
-        "plot": plot_dots(rows, Mark(LEAST_AUROC, f"above {LEAST_AUROC}"), (low, 1.0), show_short),
+        "plot": plot_dots(rows, Mark(MIN_AUROC, f"above {MIN_AUROC}"), (low, 1.0), show_short),
     }
 
 

@@ -13,6 +13,10 @@ def change(delta: float) -> dict[str, float]:
     return {"sft": 0.1, "policy": 0.1 + delta, "delta": delta, "delta_low": delta - 0.1, "delta_high": 0.4, "n": 400}
 
 
+def keeps(difference: float, agreement: float) -> dict[str, float]:
+    return {"bits_per_byte": 1.9 * (1 + difference), "difference": difference, "agreement": agreement, "n": 400}
+
+
 ALIGNMENT: dict[str, Any] = {
     "kl": {"value": 3.0, "low": 2.5, "high": 3.5, "n": 400, "bound": 8.0},
     "length": {"sft": 30.0, "policy": 33.0, "ratio": 1.1},
@@ -41,11 +45,14 @@ EVALUATION: dict[str, Any] = {
 }
 SERVED: dict[str, Any] = {
     **ALIGNMENT,
-    "original_bits": 1.9,
-    "served_bits": 1.902,
     "multiple_choice": {"accuracy": 0.4, "low": 0.34, "high": 0.46, "n": 400},
-    "agreement": {"q8_0": {"openvino": 0.99, "llamacpp": 0.98}, "q4_0": {"openvino": 0.9, "llamacpp": 0.9}},
+    "formats": {
+        "hf": {"transformers": keeps(1e-6, 1.0)},
+        "f16": {"openvino": keeps(1e-5, 1.0), "llamacpp": keeps(2e-4, 0.995)},
+        "q8_0": {"openvino": keeps(0.001, 0.99), "llamacpp": keeps(-0.001, 0.98)},
+        "q4_0": {"openvino": keeps(0.02, 0.9), "llamacpp": keeps(0.02, 0.9)},
+    },
+    "ids": {engine: {"value": 1.0, "n": 378} for engine in ("transformers", "openvino", "llamacpp")},
     "logit_gap": 1e-5,
-    "same_tokens": 1.0,
     "reward": {"second": change(0.15)},
 }

@@ -5,7 +5,9 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from llm.config import InitFrom
-from llm.export.card import write_card
+from llm.data.chat import render
+from llm.data.tokenizer import Tokenizer
+from llm.export.card import PackagedFile, write_card, write_modelfile
 from llm.export.gate import Check
 from llm.model.config import ModelConfig
 
@@ -24,7 +26,9 @@ EVALUATION: dict[str, Any] = {
     "kl": {"value": 2.5, "bound": 8.0},
 }
 CARD = {"bits_per_byte": 1.91, "size_bytes": 7654321, "bits_per_weight": 8.5, "agreement": 0.991}
+KEEPS = {"bits_per_byte": 1.91, "difference": 0.0012, "agreement": 0.991, "n": 400}
 CORPUS = {
+    "languages": {"en": 97, "de": 2, "fr": 1, "la": 0},
     "sources": {"pydocs": {"documents": {"train": 90, "val": 10}, "licences": {"MIT": 60, "A | B": 40}}},
 }
 
@@ -36,7 +40,14 @@ def make_card(passed: bool, init_from: InitFrom | None = None) -> str:
         checks[0] = Check("reward", 0.24, 0.0, False, "more than sft's", **low, remedy="raise rlhf.steps")
         checks.append(Check("distinct", None, 0.8, False, "not measured: variety", remedy="run evaluate"))
     quantization = {"card": {"original": CARD, "q8_0": CARD, "q4_0": CARD}}
-    return write_card("gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks, init_from)
+    files = [
+        PackagedFile("hf", "hf/model.safetensors", 23_456_789, {"transformers": KEEPS}),
+        PackagedFile("f16", "gguf/model-f16.gguf", 11_654_321, {"openvino": KEEPS}),
+        PackagedFile("q8_0", "gguf/model-q8_0.gguf", 7_654_321, {"openvino": KEEPS, "llamacpp": KEEPS}),
+    ]
+    return write_card(
+        "gristmill", "0123456789abcdef", CONFIG, EVALUATION, quantization, CORPUS, checks, files, init_from
+    )
 
 
 def test_the_hub_accepts_the_metadata():
@@ -45,6 +56,32 @@ def test_the_hub_accepts_the_metadata():
     assert card.data.pipeline_tag == "text-generation"
     assert {result.metric_value for result in card.data.eval_results} == {1.9, 0.391}
     assert card.data.model_name == "gristmill"
+    assert card.data.license == "other"
+    assert card.data.language == ["de", "en", "fr"]  # of Latin there is too little
+    assert card.data.datasets == ["pydocs"]
+    assert {"qwen3", "gguf"} <= set(card.data.tags)
+    assert card.data.base_model is None
+    other = InitFrom(path="/home/ann/models/Qwen3-0.6B", digest="0" * 32)
+    assert ModelCard(make_card(True, other)).data.base_model == "Qwen3-0.6B"
+
+
+def test_two_lines_load_it_in_ollama_and_lm_studio():
+    text = make_card(True)
+    assert "\nollama create gristmill -f Modelfile && ollama run gristmill\n" in text
+    assert "\nlms import --copy --user-repo gristmill/gristmill gguf/model-q8_0.gguf && lms load gristmill" in text
+
+
+def test_ollamas_template_is_our_chat_format(tokenizer: Tokenizer):
+    """Worked by hand from Go's rules: a range repeats its body, text stands as it is."""
+    modelfile = write_modelfile("gguf/model-q8_0.gguf", 512)
+    assert modelfile.startswith("FROM ./gguf/model-q8_0.gguf\n")
+    assert "\nPARAMETER stop <|im_end|>\n" in modelfile
+    assert "\nPARAMETER num_ctx 512\n" in modelfile
+    template = modelfile.split('"""')[1]
+    body, after = template.removeprefix("{{ range .Messages }}").split("{{ end }}")
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello\n"}]
+    turns = [body.replace("{{ .Role }}", one["role"]).replace("{{ .Content }}", one["content"]) for one in chat]
+    assert "".join(turns) + after == tokenizer.decode(render(tokenizer, chat, add_generation_prompt=True)[0])
 
 
 def test_figures_come_from_the_reports():
@@ -53,7 +90,8 @@ def test_figures_come_from_the_reports():
     assert "5.8 million parameter" in text
     assert "| bits per byte, base | 1.8123 |" in text
     assert "| multiple choice, policy | 39.1% (34.0% to 44.0%, n 400) |" in text
-    assert "| `gguf/model-q8_0.gguf` | 7,654,321 | 8.50 | 1.9100 | 99.1% |" in text
+    assert "| `gguf/model-q8_0.gguf` | 7,654,321 | 8.50 | llamacpp | 1.9100 | +0.120% | 99.1% |" in text
+    assert "| `gguf/model-f16.gguf` | 11,654,321 | 16.00 | openvino |" in text
     assert "| pydocs | 90 | 10 | MIT (60), A \\| B (40) |" in text
     assert "0123456789abcdef" in text
     assert "Not released" not in text

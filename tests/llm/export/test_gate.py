@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from llm.evals.discrimination import MIN_AUROC
 from llm.export.gate import Bounds, Check, check_release, gate_metrics
-from llm.export.rules import JUDGE, RULES
+from llm.export.rules import EXPORT, JUDGE, QUANTIZED, RULES
 from llm.rl.reward_model import PRINCIPLES
 from tests.llm.export.gate_figures import EVALUATION, SERVED
 
@@ -29,16 +30,16 @@ def change(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return report
 
 
-def failed(evaluation: dict[str, Any], served: dict[str, Any], bounds: Bounds | None = None) -> dict[str, Check]:
-    checks = check_release(evaluation, served, bounds or Bounds(), PRINCIPLES)
+def failed(evaluation: dict[str, Any], served: dict[str, Any], min_auroc: float = MIN_AUROC) -> dict[str, Check]:
+    checks = check_release(evaluation, served, Bounds(), PRINCIPLES, min_auroc)
     return {check.name: check for check in checks if not check.passed}
 
 
 def test_all_good_passes():
-    metrics = gate_metrics(check_release(EVALUATION, SERVED, Bounds(), PRINCIPLES))
+    metrics = gate_metrics(check_release(EVALUATION, SERVED, Bounds(), PRINCIPLES, MIN_AUROC))
     assert metrics["passed"] is True
     rows = {row["name"]: row for row in metrics["checks"]}
-    assert len(rows) == len(metrics["checks"]) == 5 + 8 + 6 + 1 + 8
+    assert len(rows) == len(metrics["checks"]) == 5 + 8 + (1 + 14 + 1 + 3) + 1 + 8
     assert set(rows["parity.logits"]) == {"name", "value", "bound", "passed", "why"}
     assert rows["reward.delta"] == {
         "name": "reward.delta", "value": 0.2, "low": 0.1, "high": 0.4, "n": 400, "bound": 0.0, "passed": True,
@@ -73,12 +74,19 @@ def test_each_figure_of_evaluate_can_fail_it(path: str, value: float, name: str,
 @pytest.mark.parametrize(
     ("path", "value", "name", "by"),
     [
-        ("served_bits", 1.957, "served.bits_per_byte_loss", 0.02),
+        ("formats.hf.transformers.difference", 0.0021, "parity.bits.hf.transformers", 0.002),
+        ("formats.hf.transformers.agreement", 0.985, "parity.next.hf.transformers", -0.01),
+        ("formats.f16.openvino.difference", -0.003, "parity.bits.f16.openvino", 0.002),
+        ("formats.f16.llamacpp.agreement", 0.98, "parity.next.f16.llamacpp", -0.01),
+        ("formats.q8_0.openvino.difference", 0.03, "parity.bits.q8_0.openvino", 0.02),
+        ("formats.q8_0.openvino.agreement", 0.96, "parity.next.q8_0.openvino", -0.01),
+        ("formats.q8_0.llamacpp.agreement", 0.5, "parity.next.q8_0.llamacpp", -0.47),
+        ("formats.q4_0.llamacpp.difference", 0.06, "parity.bits.q4_0.llamacpp", 0.01),
+        ("formats.q4_0.openvino.agreement", 0.8, "parity.next.q4_0.openvino", -0.05),
         ("multiple_choice.low", 0.2, "served.multiple_choice", -0.05),
-        ("agreement.q8_0.openvino", 0.96, "served.agreement_openvino", -0.01),
-        ("agreement.q8_0.llamacpp", 0.5, "served.agreement_llamacpp", -0.47),
         ("logit_gap", 0.011, "parity.logits", 0.01),
-        ("same_tokens", 0.999, "parity.tokens", -0.001),
+        ("ids.transformers.value", 0.999, "parity.ids.transformers", -0.001),
+        ("ids.llamacpp.value", 0.5, "parity.ids.llamacpp", -0.5),
         ("reward.second.delta_low", -0.1, "served.reward", -0.1),
         ("kl.value", 9.0, "served.kl", 1.0),
         ("length.ratio", 1.5, "served.length", 0.3),
@@ -100,6 +108,20 @@ def test_a_row_of_the_served_file_says_first_to_look_at_the_policys():
     assert row.remedy is not None
     assert row.remedy.startswith("where kl passes, raise quantize.calibration")
     assert "rlhf.kl_coef" in row.remedy
+
+
+def test_a_tokenizer_that_differs_says_on_what():
+    ids = {"value": 0.997, "n": 378, "first": "text 3, token 0: '\\u0e33' is [5], not [7]"}
+    row = failed(EVALUATION, change(SERVED, "ids.openvino", ids))["parity.ids.openvino"]
+    assert row.n == 378
+    assert row.why.endswith("; the first difference: text 3, token 0: '\\u0e33' is [5], not [7]")
+
+
+def test_what_rounding_is_to_blame_for_has_another_remedy_than_the_export():
+    served = change(change(SERVED, "formats.q8_0.openvino.agreement", 0.1), "formats.f16.openvino.agreement", 0.1)
+    rows = failed(EVALUATION, served)
+    assert rows["parity.next.q8_0.openvino"].remedy == QUANTIZED
+    assert rows["parity.next.f16.openvino"].remedy == EXPORT
 
 
 @pytest.mark.parametrize(
@@ -127,7 +149,7 @@ def test_what_is_missing_fails_closed(path: str, names: list[str]):
 
 
 def test_an_empty_report_fails_every_row_and_does_not_crash():
-    checks = check_release({}, {}, Bounds(), PRINCIPLES)
+    checks = check_release({}, {}, Bounds(), PRINCIPLES, MIN_AUROC)
     assert not any(check.passed for check in checks)
     assert all(check.value is None and check.remedy for check in checks)
 
@@ -158,7 +180,7 @@ def test_a_cost_whose_judge_cannot_tell_is_not_measurable(path: str, value: obje
         assert "reward.steps" in row.remedy
     if path.endswith("low"):
         assert rows["cost.justice"].by == 0.0
-        assert failed(change(EVALUATION, path, value), SERVED, Bounds(auroc=0.7)) == {}
+        assert failed(change(EVALUATION, path, value), SERVED, min_auroc=0.7) == {}
 
 
 def test_the_interval_of_a_cost_decides_and_not_its_value():

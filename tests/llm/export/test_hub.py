@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from llm.data.tokenizer import Tokenizer
-from llm.export.hub import FILES, compare_logits, compare_tokens, copy_folder
+from llm.export.hub import FILES, compare_logits, compare_tokens, copy_folder, score_hub
+from llm.export.sample import draw_sample, score_torch
+from llm.model.transformer import Transformer
 
 CHATS = [
     [{"role": "user", "content": "Hello"}],
@@ -24,7 +26,7 @@ def test_folder_holds_what_readers_need_and_no_trace(folder: Path, tmp_path: Pat
     (folder / "trace.jsonl").write_text("{}\n")
     copy_folder(folder, tmp_path / "hf")
     assert {path.name for path in (tmp_path / "hf").iterdir()} == set(FILES)
-    assert compare_tokens(tmp_path / "hf", TEXTS, CHATS) == 1.0
+    assert compare_tokens(tmp_path / "hf", TEXTS, CHATS) == {"value": 1.0, "n": len(TEXTS) + len(CHATS)}
     windows = [[0, 5, 9, 40], list(range(60))]
     assert compare_logits(tmp_path / "hf", windows) < 1e-4  # fp32 sums in another order
 
@@ -38,5 +40,13 @@ def test_a_folder_that_is_read_differently_is_noticed(folder: Path, tmp_path: Pa
 
 
 def test_special_tokens_in_text_are_left_out(folder: Path, tokenizer: Tokenizer):
-    assert compare_tokens(folder, ["a", "b <|im_end|>"], []) == 1.0
-    assert compare_tokens(folder, ["b <|im_end|>"], []) == 0.0  # nothing compared is nothing proven
+    assert compare_tokens(folder, ["a", "b <|im_end|>"], []) == {"value": 1.0, "n": 1}
+    assert compare_tokens(folder, ["b <|im_end|>"], [])["value"] == 0.0  # nothing compared is nothing proven
+
+
+def test_scores_are_torchs(folder: Path, model: Transformer, tokenizer: Tokenizer):
+    sample = draw_sample(TEXTS, tokenizer, context=64, num_windows=4, num_positions=30)
+    logprobs, greedy = score_torch(model, sample)
+    found, tokens = score_hub(folder, sample)
+    assert [value for row in found for value in row] == pytest.approx([v for row in logprobs for v in row], abs=1e-4)
+    assert tokens == greedy

@@ -60,6 +60,7 @@ def test_corpus_counts_licences(tmp_path: Path):
         "source": ["b", "a", "a", "a"],
         "license": ["MIT", "PSF", "PSF", ""],
         "split": ["train", "train", "val", "train"],
+        "meta": ['{"language": "en"}', '{"language": "de"}', '{"language": "en"}', "{}"],
     }
     pq.write_table(pa.table(documents), tmp_path / "documents.parquet")
     for kind in ("conversations", "preferences", "questions"):
@@ -69,6 +70,7 @@ def test_corpus_counts_licences(tmp_path: Path):
             "a": {"documents": {"train": 2, "val": 1}, "licences": {"PSF": 2, "unknown": 1}},
             "b": {"documents": {"train": 1}, "licences": {"MIT": 1}},
         },
+        "languages": {"de": 1, "en": 2, "unknown": 1},
         "conversations": {"a": 2},
         "preferences": {"a": 2},
         "questions": {"a": 2},

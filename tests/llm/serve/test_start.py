@@ -1,4 +1,4 @@
-"""What starts, what does not, and what is said then: the server, the terminal chat, the demo, a Bento."""
+"""What starts, what does not, and what is said then: the server, the terminal chat, the demo."""
 
 import os
 import shutil
@@ -127,25 +127,3 @@ def test_demo_answers_greedily(release_folder: Path, release: Release) -> None:
     assert text == make_printable(release.tokenizer.decode(greedy.tokens, skip_special=True).strip())
     with pytest.raises(ConfigError, match="leaves no room"):
         answer(folder, ["x " * 9000])
-
-
-def test_bento_builds_and_holds_the_release(release_folder: Path, tmp_path: Path) -> None:
-    for name in ("bentofile.yaml", "requirements.lock"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "llm", tmp_path / "llm", ignore=shutil.ignore_patterns("__pycache__"))
-    copy_release(release_folder, tmp_path / "models" / "release")
-    home = tmp_path / ".bentoml"
-    quiet = {"BENTOML_HOME": str(home), "BENTOML_DO_NOT_TRACK": "True", "DO_NOT_TRACK": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", "bentoml", "build", "--version", "test"],
-        cwd=tmp_path,
-        env=os.environ | quiet,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    source = home / "bentos" / "gristmill" / "test" / "src"
-    assert Release.load(source / "models" / "release").model == "gristmill"
-    assert (source / "llm" / "serve" / "page" / "index.html").is_file()
-    assert (source / "llm" / "serve" / "service.py").is_file()
