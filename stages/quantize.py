@@ -47,12 +47,12 @@ class Params(StageParams):
     damping: float = Field(0.01, gt=0, description="share of the mean moment added against overfitting to them")
     embedding: Literal["q8_0", "q4_0"] = Field("q8_0", description="kind of the (un)embedding in the q4_0 files")
     budget_bits: float = Field(6.0, ge=4.5, le=9, description="bits per weight that the mixed file may take")
-    sensitivity_windows: int = Field(8, ge=1, description="training windows on which matrices are rounded one by one")
+    sensitivity_windows: int = Field(4, ge=1, description="training windows on which matrices are rounded one by one")
     windows: int = Field(128, ge=1, description="held-out documents that every format is measured on")
     window_tokens: int = Field(256, ge=2, description="tokens of such a document at most")
     positions: int = Field(512, ge=400, description="held-out positions at which greedy next tokens are compared")
     own_tokens: int = Field(64, ge=1, description="tokens that the original writes after each document's beginning")
-    questions: int = Field(100, ge=1, description="most held-out multiple-choice questions that each format answers")
+    questions: int = Field(60, ge=1, description="most held-out multiple-choice questions that each format answers")
 
 
 @dataclass(frozen=True)
