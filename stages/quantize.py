@@ -32,7 +32,7 @@ from llm.progress import track
 from llm.quant.blocks import Kind, Packed, join_q8_0, pack_q4_0, round_q4_0
 from llm.quant.calibration import collect_moments
 from llm.quant.compensate import compensate_q4_0, compensate_q8_0
-from llm.quant.own_text import OwnText, write_own_text
+from llm.quant.own_text import OwnText, join_draws, write_own_text
 from llm.quant.plan import plan_kinds
 from llm.quant.sensitivity import measure_sensitivity
 from stages.plumbing.stage import Paths, main
@@ -52,6 +52,7 @@ class Params(StageParams):
     window_tokens: int = Field(256, ge=2, description="tokens of such a document at most")
     positions: int = Field(512, ge=400, description="held-out positions at which greedy next tokens are compared")
     own_tokens: int = Field(64, ge=1, description="tokens that the original writes after each document's beginning")
+    own_draws: int = Field(2, ge=1, description="such texts per document")
     questions: int = Field(60, ge=1, description="most held-out multiple-choice questions that each format answers")
 
 
@@ -73,7 +74,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
     for name, packed in files.items():
         write_gguf(out / f"{name}.gguf", model, tokenizer, "q8_0" if name == "q8_0" else "q4_0", packed)
     num_weights = sum(parameter.numel() for parameter in model.parameters())
-    answers = {"original": answer_torch(model, tokenizer, held)}
+    answers = {"original": answer_torch(model, tokenizer, held, params)}
     sizes = {"original": ((policy / "model.safetensors").stat().st_size, 32.0)}
     for name in track(list(files), "formats measured"):
         gguf = out / f"{name}.gguf"
@@ -164,14 +165,17 @@ def draw_held(clean: Path, model: Transformer, tokenizer: Tokenizer, params: Par
         sample.windows,
         prompt_tokens=min(PROMPT_TOKENS, context - new_tokens),
         new_tokens=new_tokens,
+        draws=params.own_draws,
         stop_ids=(tokenizer.im_end_id, tokenizer.eos_id),
         seed=params.base.seed,
     )
     rows = (row for row in iter_rows(clean / "questions.parquet") if row.pop("split") == "val")
     questions = sample_questions([Question(**row) for row in rows], params.questions)
+    own_bytes = count_bytes(tokenizer, [ids[start:] for ids, start in zip(own.sequences, own.starts, strict=True)])
     items = Items(
         count_bytes(tokenizer, [window[1:] for window in sample.windows]),
-        count_bytes(tokenizer, [ids[start:] for ids, start in zip(own.sequences, own.starts, strict=True)]),
+        # An answer that ends at once stands for no byte; its bits count, over one byte.
+        [max(1, sum(own_bytes[first :: len(sample.windows)])) for first in range(len(sample.windows))],
         [window for window, _ in sample.positions],
         [options_key(question) for question in questions],
     )
@@ -184,11 +188,11 @@ def count_bytes(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[int
     return [sum(sizes[token] for token in row) for row in rows]
 
 
-def answer_torch(model: Transformer, tokenizer: Tokenizer, held: Held) -> Answers:
+def answer_torch(model: Transformer, tokenizer: Tokenizer, held: Held, params: Params) -> Answers:
     """Let the original answer, in torch."""
     text, greedy = score_torch(model, held.sample)
     credit = answer_questions(partial(score, model), model.config.context, tokenizer, held.questions)
-    return Answers(text, held.own.logprobs, greedy, credit)
+    return Answers(text, join_draws(held.own.logprobs, params.own_draws), greedy, credit)
 
 
 def answer_file(
@@ -208,7 +212,7 @@ def answer_file(
     text, own = scores[: len(held.sample.windows)], scores[len(held.sample.windows) :]
     own = [row[start - 1 :] for row, start in zip(own, held.own.starts, strict=True)]
     credit = answer_questions(score_from, config.context, tokenizer, held.questions)
-    return Answers(text, own, scorer.next_tokens(held.sample.prefixes), credit)
+    return Answers(text, join_draws(own, params.own_draws), scorer.next_tokens(held.sample.prefixes), credit)
 
 
 def answer_questions(scorer: Scorer, context: int, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[float]:

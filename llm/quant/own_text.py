@@ -30,17 +30,25 @@ def write_own_text(
     *,
     prompt_tokens: int,
     new_tokens: int,
+    draws: int,
     stop_ids: Collection[int],
     seed: int,
 ) -> OwnText:
     """Let the model go on after the first tokens of each window, sampled at temperature 1 without truncation.
 
-    Args: windows: held-out texts, shorter than the context.  seed: of the draws; window i draws from (seed, i).
+    Args:    windows: N held-out texts, shorter than the context.  draws: of each; all windows, then all again.
+             seed: sequence i draws from (seed, i).
     """
-    prompts = [list(window[:prompt_tokens]) for window in windows]
+    prompts = [list(window[:prompt_tokens]) for window in windows] * draws
     answers = generate(model, prompts, max_new_tokens=new_tokens, stop_ids=stop_ids, seed=seed)
     return OwnText(
         [prompt + answer.tokens for prompt, answer in zip(prompts, answers, strict=True)],
         [len(prompt) for prompt in prompts],
         [answer.logprobs for answer in answers],
     )
+
+
+def join_draws(rows: Sequence[list[float]], draws: int) -> list[list[float]]:
+    """Return the log-probabilities of each window's draws in one list: draws of a window hang together."""
+    count = len(rows) // draws
+    return [[value for row in rows[first::count] for value in row] for first in range(count)]

@@ -19,7 +19,7 @@ def run(inputs: dict[str, Path], out: Path, **params: object) -> tuple[dict, Pat
     paths = Paths("quantize", inputs, {"models/quantized": out})
     section = quantize.Params(
         base=Base(threads=1),
-        **{"calibration": 8, "windows": 16, "window_tokens": 48, "positions": 400, "own_tokens": 16, **params},
+        **{"calibration": 8, "windows": 16, "window_tokens": 48, "positions": 400, "questions": 8, **params},
     )
     return quantize.run(section, paths), paths
 
@@ -57,14 +57,8 @@ def test_card_and_files(policy_inputs: dict[str, Path], tmp_path: Path):
         assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_embedding_may_be_four_bits_too(policy_inputs: dict[str, Path], tmp_path: Path):
-    run(policy_inputs, tmp_path, embedding="q4_0")
-    kinds = {tensor.name: tensor.tensor_type for tensor in GGUFReader(tmp_path / "q4_0.gguf").tensors}
-    assert kinds["token_embd.weight"] == GGMLQuantizationType.Q4_0
-
-
-def test_mixed_file_keeps_its_budget_and_the_plan(policy_inputs: dict[str, Path], tmp_path: Path):
-    metrics, _ = run(policy_inputs, tmp_path, budget_bits=5.5)
+def test_mixed_file_keeps_its_budget_and_the_embedding_may_be_four_bits(policy_inputs: dict[str, Path], tmp_path: Path):
+    metrics, _ = run(policy_inputs, tmp_path, budget_bits=5.5, embedding="q4_0", own_tokens=8)
     kinds = {plan["kind"] for plan in metrics["sensitivity"].values()}
     assert kinds == {"q8_0", "q4_0"}
     assert 5 < metrics["card"]["mixed"]["bits_per_weight"] <= 5.5
@@ -72,6 +66,8 @@ def test_mixed_file_keeps_its_budget_and_the_plan(policy_inputs: dict[str, Path]
     for name, plan in metrics["sensitivity"].items():
         assert types[rename(name)] == GGMLQuantizationType[plan["kind"].upper()]
         assert plan["loss"] >= 0
+    kinds = {tensor.name: tensor.tensor_type for tensor in GGUFReader(tmp_path / "q4_0.gguf").tensors}
+    assert kinds["token_embd.weight"] == GGMLQuantizationType.Q4_0
 
 
 def test_a_budget_below_four_bits_is_named(policy_inputs: dict[str, Path], tmp_path: Path):

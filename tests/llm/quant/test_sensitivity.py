@@ -10,7 +10,7 @@ from llm.model.config import ModelConfig
 from llm.model.folder import from_hf_state, to_hf_state
 from llm.model.transformer import Transformer, init_weights
 from llm.quant.blocks import Packed, pack_q4_0, pack_q8_0, round_q4_0, unpack
-from llm.quant.own_text import write_own_text
+from llm.quant.own_text import join_draws, write_own_text
 from llm.quant.sensitivity import measure_sensitivity
 
 CONFIG = ModelConfig(
@@ -59,9 +59,10 @@ def test_what_is_hardly_rounded_loses_hardly_anything(model: Transformer):
 
 def test_own_text_is_scored_as_it_was_drawn(model: Transformer):
     windows = WINDOWS.tolist()
-    own = write_own_text(model, windows, prompt_tokens=4, new_tokens=10, stop_ids=(0,), seed=5)
-    assert own.starts == [4] * 5
-    assert [sequence[:4] for sequence in own.sequences] == [window[:4] for window in windows]
+    own = write_own_text(model, windows, prompt_tokens=4, new_tokens=10, draws=2, stop_ids=(0,), seed=5)
+    assert own.starts == [4] * 10
+    assert [sequence[:4] for sequence in own.sequences] == [window[:4] for window in windows] * 2
+    assert own.sequences[:5] != own.sequences[5:]
     for given, again in zip(own.logprobs, score(model, own.sequences, own.starts), strict=True):
         assert given == pytest.approx(again, abs=1e-4)
 
@@ -78,7 +79,11 @@ def test_own_text_shows_a_loss_that_given_text_can_hide(model: Transformer):
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), WINDOWS[0, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
-    own = write_own_text(model, windows, prompt_tokens=2, new_tokens=40, stop_ids=(), seed=5)
+    own = write_own_text(model, windows, prompt_tokens=2, new_tokens=40, draws=1, stop_ids=(), seed=5)
     after = sum(map(sum, score(other, windows[:1], [1])))
     assert after > before
     assert sum(map(sum, score(other, own.sequences, own.starts))) < sum(map(sum, own.logprobs))
+
+
+def test_draws_of_a_window_are_joined():
+    assert join_draws([[1.0], [2.0, 3.0], [4.0], [5.0]], draws=2) == [[1.0, 4.0], [2.0, 3.0, 5.0]]
