@@ -52,7 +52,7 @@ def plan_kinds(
         size_P, gain_P = sizes[kept], gains[kept]
     place = len(size_P) - 1
     kinds: dict[str, Kind] = {}
-    for name, (is_taken, before) in zip(reversed(losses), reversed(taken_MP), strict=True):
+    for name, (is_taken, before) in zip(reversed(list(losses)), reversed(taken_MP), strict=True):
         kinds[name] = "q8_0" if is_taken[place] else "q4_0"
         place = int(before[place])
     return {name: kinds[name] for name in losses}
