@@ -43,8 +43,8 @@ class Sample:
         return [self.windows[window][:length] for window, length in self.positions]
 
 
-def read_texts(clean: Path, split: str, limit: int) -> list[str]:
-    """Return `limit` texts of one split of data/clean, chosen by the hash of their ids.
+def read_texts(clean: Path, split: str, limit: int, salt: str = "sample") -> list[str]:
+    """Return `limit` texts of one split of data/clean, chosen by the hash of their ids with this salt.
 
     Not the first ones: documents stand in reading order, and those would be of one or two packages.
     """
@@ -52,7 +52,7 @@ def read_texts(clean: Path, split: str, limit: int) -> list[str]:
     def read_split() -> Iterator[tuple[str, str]]:
         for row in iter_rows(clean / "documents.parquet", ["id", "text", "split"]):
             if row["split"] == split:
-                yield hash_id("sample", row["id"]), row["text"]
+                yield hash_id(salt, row["id"]), row["text"]
 
     return [text for _, text in heapq.nsmallest(limit, read_split())]
 

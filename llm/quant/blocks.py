@@ -21,6 +21,7 @@ import numpy.typing as npt
 BLOCK = 32
 
 Kind = Literal["q8_0", "q4_0"]
+BITS: dict[Kind, float] = {"q8_0": 8.5, "q4_0": 4.5}  # a weight, its share of the scale included
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 

@@ -17,6 +17,7 @@ from stages.plumbing import report_tasks as tasks
 from stages.plumbing.report_alignment import describe_alignment, describe_judge
 from stages.plumbing.report_curves import list_curves
 from stages.plumbing.report_numbers import section
+from stages.plumbing.report_quantization import describe_card
 from stages.plumbing.report_safety import describe_safety
 from stages.plumbing.report_traces import describe_traces
 
@@ -49,7 +50,7 @@ def render(root: Path) -> Path | None:
         "traces": describe_traces(root, evaluate, metrics.get("rlhf", {})),
         "judge": describe_judge(metrics.get("reward", {})),
         "safety": describe_safety(evaluate, metrics.get("reward", {})),
-        "card": sections.describe_card(metrics.get("quantize", {})),
+        "card": describe_card(metrics.get("quantize", {}), runs.get("quantize", {})),
         "funnel": sections.describe_funnel(metrics.get("clean", {})),
         "checks": metrics.get("validate"),
         "lineage": sections.describe_lineage(lineage, package, runs),

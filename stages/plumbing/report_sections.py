@@ -1,4 +1,4 @@
-"""The report's verdict, quantization card, data, cost and lineage, with captions that say what to conclude.
+"""The report's verdict, data, cost and lineage, with captions that say what to conclude.
 
 Every claim follows from the figures beside it; a section whose report is missing is None.
 """
@@ -21,7 +21,6 @@ from stages.plumbing.report_numbers import (
     size,
 )
 
-FORMATS = ("original", "q8_0", "q4_0", "q4_0_rtn")
 KINDS = ("documents", "conversations", "preferences", "questions")
 
 
@@ -78,36 +77,6 @@ def list_figures(metrics: Mapping[str, Json]) -> list[dict[str, str]]:
         note = f"q8_0, {signed(100 * loss, 2)} % bits per byte"
         figures.append({"value": size(card["q8_0"]["size_bytes"]), "name": "served file", "note": note})
     return figures
-
-
-def describe_card(quantize: Json) -> dict[str, Any] | None:
-    """Formats with what they cost in quality."""
-    card = quantize.get("card")
-    if not card:
-        return None
-    original = card["original"]
-    rows = [
-        {"name": name, **row, "loss": row["bits_per_byte"] / original["bits_per_byte"] - 1}
-        for name, row in in_order(card, FORMATS)
-    ]
-    losses = {row["name"]: row["loss"] for row in rows}
-    caption = (
-        "Loss is the rise of bits per byte against the fp32 original; agreement, the share of equal greedy tokens."
-    )
-    if "q8_0" in losses:
-        smaller = original["size_bytes"] / card["q8_0"]["size_bytes"]
-        caption = (
-            f"q8_0 is {number(smaller, 2)} times smaller at {signed(100 * losses['q8_0'], 2)} % bits per byte. "
-            + caption
-        )
-    if {"q4_0", "q4_0_rtn"} <= set(losses):
-        saved = 1 - losses["q4_0"] / losses["q4_0_rtn"] if losses["q4_0_rtn"] > 0 else 0.0
-        caption += (
-            f" Error compensation takes away {percent(saved, 0)} of what plain rounding to four bits loses."
-            if saved > 0
-            else " Error compensation did not improve on plain rounding to four bits here."
-        )
-    return {"rows": rows, "caption": caption}
 
 
 def describe_funnel(clean: Json) -> dict[str, Any] | None:

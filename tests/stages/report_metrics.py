@@ -134,6 +134,27 @@ def make_package(passed: bool = True, bits: float = 1.4) -> dict[str, Any]:
     return {"release": "0123456789abcdef", "gate": {"passed": passed, "checks": checks}}
 
 
+def make_quantization(saved: float = 0.03) -> dict[str, Any]:
+    """Four files, what compensation saves in bits per byte of the original's own text, and two layers' sensitivity."""
+    card = {}
+    for name, lost in (("original", 0.0), ("q8_0", 0.001), ("mixed", 0.01), ("q4_0", 0.06 - saved), ("q4_0_rtn", 0.06)):
+        figures = {"text_loss": figure(lost, 0.002, 128), "own_text_loss": figure(lost, 0.002, 128)}
+        figures |= {"agreement": figure(1 - lost, 0.02, 512), "accuracy": figure(0.5, 0.09, 100)}
+        sizes = {"size_bytes": 27_000_000, "bits_per_weight": 32.0 if name == "original" else 6.0}
+        card[name] = {"bits_per_byte": 1.5 + lost, "agreement": 1 - lost, "intervals": figures, **sizes}
+    names = [f"model.layers.{layer}.{part}_proj.weight" for layer in range(2) for part in ("self_attn.q", "mlp.down")]
+    losses = {name: {"loss": 0.001 * (i + 1), "kind": "q4_0"} for i, name in enumerate(names)}
+    losses[names[3]]["kind"] = "q8_0"
+    compensation = {"own_text": figure(-saved, 0.01, 128), "text": figure(0.001, 0.01, 128)}
+    return {
+        "card": card,
+        "compensation": compensation,
+        "sensitivity": {"model.embed_tokens.weight": {"loss": 0.0025, "kind": "q4_0"}, **losses},
+        "sample": {"documents": 128, "positions": 512, "questions": 100},
+        "budget_bits": 6.0,
+    }
+
+
 def make_trace(held: bool, steps: int = 60) -> list[dict[str, float]]:
     """Reward and costs that rise together, unless multipliers hold the costs down."""
     random = np.random.default_rng(3 + held)
@@ -173,9 +194,7 @@ def write_run(root: Path) -> None:
     write_report(root, "rlhf", {"kept_step": 40, "bounds": bounds, "control": {"kept_step": 50}, "stopped": None})
     curve = [{"step": step, "loss": loss} for step, loss in ((50, 3.6), (100, 3.3), (150, 3.4))]
     write_report(root, "sft", {"held_out_loss": {"before": 5.2, "after": 3.3, "curve": curve, "kept_step": 100}})
-    row = {"bits_per_byte": 1.5, "size_bytes": 27_000_000, "bits_per_weight": 32.0, "agreement": 1.0}
-    card = {name: {**row, "bits_per_byte": b} for name, b in (("q8_0", 1.501), ("q4_0", 1.53), ("q4_0_rtn", 1.56))}
-    write_report(root, "quantize", {"card": {"original": row, **card}})
+    write_report(root, "quantize", make_quantization())
     counts = {"documents": 100, "questions": 0}
     kept = {"documents": 60, "questions": 0}
     rejected = {"documents": {"near_duplicate": 30, "too_short": 10}}

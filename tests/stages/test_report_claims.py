@@ -1,9 +1,12 @@
-"""Alignment and safety in the report: every caption follows from the figures beside it, both ways."""
+"""Alignment, safety and quantization in the report: every caption follows from the figures beside it, both ways."""
 
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stages.plumbing.report_alignment import describe_alignment, describe_judge
+from stages.plumbing.report_quantization import describe_card
 from stages.plumbing.report_safety import describe_safety
 from stages.plumbing.report_tasks import describe_tasks
 from stages.plumbing.report_traces import describe_traces
@@ -13,6 +16,7 @@ from tests.stages.report_metrics import (
     gain,
     make_cost,
     make_evaluation,
+    make_quantization,
     make_reward,
     make_task,
     make_trace,
@@ -239,3 +243,39 @@ def test_both_arms_share_one_scale_that_holds_the_bound(tmp_path: Path) -> None:
     assert ours["kept"] is not None
     assert free["kept"] is None, "the control's report is not there"
     assert price["bound"] is None
+
+
+def test_compensation_is_judged_by_its_interval() -> None:
+    def claim(saved: float) -> str:
+        found = describe_card(make_quantization(saved), {})
+        assert found is not None
+        return str(found["own"]["claim"])
+
+    assert claim(0.03) == (
+        "Error compensation takes away 50 % of what plain rounding to four bits loses "
+        "(\N{MINUS SIGN}0.0400 to \N{MINUS SIGN}0.0200 bits per byte, paired over 128 documents)."
+    )
+    assert "is not shown to improve" in claim(0.005)
+    assert "is worse" in claim(-0.02)
+    found = describe_card(make_quantization(), {})
+    assert found is not None
+    assert "(\N{MINUS SIGN}0.00900 to 0.0110) includes zero" in found["own"]["caption"]
+
+
+def test_sensitivity_names_the_matrix_that_matters_most() -> None:
+    found = describe_card(make_quantization(), {"q8_0_scored_tokens_per_s": 900.0})
+    assert found is not None
+    table = found["sensitivity"]
+    assert "Rounding layer 1 down alone to four bits costs most, 4 thousandths" in table["caption"]
+    assert "keeps 1 of 5 matrices in eight bits, which hold 32 % of the summed losses" in table["caption"]
+    assert [row["sum"] for row in table["rows"]] == pytest.approx([0.003, 0.007])
+    assert table["columns"] == ["q", "down"]
+    assert [row["speed"] for row in found["rows"]] == [None, 900.0, None, None, None]
+
+
+def test_an_older_quantization_report_still_has_its_card() -> None:
+    old = make_quantization()
+    rows = {name: {k: v for k, v in row.items() if k != "intervals"} for name, row in old["card"].items()}
+    found = describe_card({"card": rows}, {})
+    assert found is not None
+    assert (found["own"], found["sensitivity"]) == (None, None)

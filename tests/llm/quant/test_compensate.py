@@ -6,7 +6,7 @@ import torch
 
 from llm.model.config import ModelConfig
 from llm.model.transformer import Transformer, init_weights
-from llm.quant.blocks import join_q8_0, pack_q4_0, pack_q8_0, round_q4_0, unpack
+from llm.quant.blocks import Packed, join_q8_0, pack_q4_0, pack_q8_0, round_q4_0, unpack
 from llm.quant.calibration import collect_moments
 from llm.quant.compensate import _inverse_factor, _round_columns, compensate_q4_0, compensate_q8_0
 from llm.quant.search import search_q4_0
@@ -32,6 +32,24 @@ def test_white_inputs_leave_nothing_to_compensate():
     searched = search_q4_0(weight, np.ones(64, dtype=np.float32))
     np.testing.assert_array_equal(found[0], searched[0].astype(np.float16))  # scales as the file holds them
     np.testing.assert_array_equal(found[1], searched[1])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_objective_falls_and_a_wrong_hessian_does_not_do(seed: int):
+    random = np.random.default_rng(seed)
+    weight = random.standard_normal((24, 64)).astype(np.float32)
+    mixing = random.standard_normal((64, 10))
+    moment, other = (
+        torch.from_numpy(m @ m.T / 10 + 0.05 * np.eye(64)) for m in (mixing, random.permutation(mixing, axis=0))
+    )
+
+    def lose(packed: Packed) -> float:
+        gap = (weight - unpack(packed)).astype(np.float64)
+        return float(np.trace(gap @ moment.numpy() @ gap.T))  # tr((W - W') H (W - W')^T)
+
+    plain = lose(pack_q4_0(*round_q4_0(weight)))
+    assert lose(pack_q4_0(*compensate_q4_0(weight, moment))) < 0.5 * plain
+    assert lose(pack_q4_0(*compensate_q4_0(weight, other))) > 0.9 * plain
 
 
 def test_second_column_takes_up_the_error_of_the_first():
