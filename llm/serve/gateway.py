@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -51,11 +52,12 @@ class Reply:
         self._send = send
         self._started = self._streams = self._ended = False
         self.headers: dict[str, str] = {}  # of this answer, beside those of every answer
+        self.describe_limits: Callable[[], dict[str, str]] = dict  # asked when the answer begins
 
     async def send(self, message: Message) -> None:
         """Pass a message on; the first one gets the headers."""
         if message["type"] == "http.response.start":
-            ours = SECURITY | self.headers
+            ours = SECURITY | self.describe_limits() | self.headers
             names = {name.encode() for name in ours}
             headers = [(name, value) for name, value in message.get("headers", []) if name.lower() not in names]
             given = {name.lower(): value for name, value in headers}
@@ -164,13 +166,12 @@ class Gateway:
 
     def _begin(self, key: Key, limits: KeyLimits, reply: Reply) -> None:
         """Count the request. Raises Refusal (429)."""
+        reply.describe_limits = partial(self._limiter.describe, key.id, limits)
         try:
             self._limiter.begin(key.id, limits)
         except LimitReached as reached:
             headers = {"retry-after": str(max(1, math.ceil(reached.retry_after_s)))}
             raise Refusal(str(reached), status=429, code="rate_limit_exceeded", headers=headers) from None
-        finally:
-            reply.headers |= self._limiter.describe(key.id, limits)
 
     async def _refuse(self, scope: Scope, reply: Reply, error: ApiError) -> None:
         """Answer with the error; a browser that opens the page without a session gets a page to sign in."""

@@ -139,9 +139,14 @@ def _now() -> str:
 
 
 class KeyRing:
-    """The keys that a running server accepts: those of the file as it is now, and that of this run."""
+    """The keys that a running server accepts: those of the file as it is now, and that of this run, if there is one.
+
+    Raises: ConfigError: see `check_run_key`.
+    """
 
     def __init__(self, path: Path, run_key: str | None, clock: Callable[[], float] = time.monotonic):
+        if run_key:
+            check_run_key(run_key)
         self._path, self._run_key, self._clock = path, run_key, clock
         self._checked = -float("inf")
         self._seen: tuple[int, ...] | None = None
@@ -179,7 +184,7 @@ class KeyRing:
     def _use(self, file: KeyFile) -> None:
         self._salt = file.salt
         self._keys = [key for key in file.keys if key.revoked is None]
-        if self._run_key is not None:
+        if self._run_key:  # an empty variable is none: the empty key must not open anything
             digest = hash_key(file.salt, self._run_key)
             self._keys.append(Key(id=RUN_KEY, name="this run", hash=digest, created=_now(), scopes=SCOPES))
 
@@ -219,12 +224,11 @@ def _parse_options() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key and print it")
     create.add_argument("--name", type=_name, required=True, help="whose it is, or what for")
-    create.add_argument(
-        "--scopes", type=_scopes, default=["inference"], help=f"of {','.join(SCOPES)} (default: inference)"
-    )
-    for name, about in KeyLimits.model_fields.items():
+    about = f"some of {','.join(SCOPES)}: metrics is for /metrics, lineage for /v1/lineage, inference for the rest"
+    create.add_argument("--scopes", type=_scopes, default=["inference"], help=f"{about} (default: inference)")
+    for name, limit in KeyLimits.model_fields.items():
         option = f"--{name.replace('_', '-')}"
-        create.add_argument(option, dest=name, type=_limit, metavar="N", help=about.description)
+        create.add_argument(option, dest=name, type=_limit, metavar="N", help=limit.description)
     commands.add_parser("list", help="print all keys but their secrets")
     commands.add_parser("revoke", help="make a key invalid").add_argument("id")
     return parser.parse_args()

@@ -127,7 +127,7 @@ def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release
     require_known(list(body.logit_bias), release, "logit_bias")
     sampling = Sampling(
         max_tokens=min(wish, room),
-        stop_ids=release.stop_ids,
+        stop_ids=frozenset() if body.ignore_eos else release.stop_ids,
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,

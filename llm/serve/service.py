@@ -1,6 +1,6 @@
 """The BentoML service: one worker, one engine thread, the routes of llm.serve.app, and the gateway in front of all.
 
-BentoML adds /livez, /readyz and /metrics. `python -m llm.serve` starts it after a check that there is something to
+BentoML adds /livez and /readyz. `python -m llm.serve` starts it after a check that there is something to
 serve, with a key for this run; `bentoml serve llm.serve.service:Gristmill` starts it plainly, with the keys of the file
 and of GRISTMILL_API_KEY.
 """
@@ -10,6 +10,7 @@ import os
 from functools import partial
 
 import bentoml
+from fastapi.responses import Response
 
 from llm.serve.answers import let_turn
 from llm.serve.app import Served, create_app
@@ -24,14 +25,35 @@ from llm.serve.metrics import make_metrics
 from llm.serve.params import ServeParams
 from llm.serve.release import find_releases, load_backend, load_releases
 
+
+def read_metrics() -> Response:
+    """GET /metrics: what Prometheus reads."""
+    # Imported here, as everywhere: it chooses its multiprocess mode, which BentoML's workers have, when it is imported.
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
 params = ServeParams.read()
 app = create_app(params.max_prompt_chars)
+app.add_api_route("/metrics", read_metrics, methods=["GET"])
 drain = Drain(params.grace_s)
 limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 
 
-# BentoML's own timeout would answer in words of its own: the gateway's comes first.
-@bentoml.service(name="gristmill", workers=1, traffic={"timeout": params.request_timeout_s + 60})
+# BentoML's own timeout would answer in words of its own: the gateway's comes first. Its own metrics keep a series for
+# every path that anybody asks for, before a key is looked at: strangers could fill the memory with them. And its access
+# log writes paths as they are: with a line break in one, strangers could write lines of their own.
+@bentoml.service(
+    name="gristmill",
+    workers=1,
+    traffic={"timeout": params.request_timeout_s + 60},
+    metrics={"enabled": False},
+    logging={"access": {"enabled": False}},
+)
 @bentoml.asgi_app(app)
 class Gristmill:
     """An OpenAI-compatible server of one packaged release, or of several."""

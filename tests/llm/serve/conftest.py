@@ -29,7 +29,8 @@ from llm.serve.release import Release
 from tests.llm.serve.page_stub import Stub, run_stub
 
 ROOT = Path(__file__).resolve().parents[3]
-START_S = 60
+START_S = 150
+NO_LIMITS = {"requests_per_minute": 10**9, "tokens_per_minute": 10**12, "tokens_per_day": 10**12}
 KEY = "a-key-for-the-tests-of-this-server"
 CONTEXT = 4096  # a full greedy answer takes seconds, long enough to be stopped
 TEXT = "The quick brown fox jumps over the lazy dog. What does this function do? It returns a list of words.\n"
@@ -114,15 +115,21 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `server` keeps its files, and server.log."""
+    """Where `running` keeps its files: server.log, and its keys."""
     return tmp_path_factory.mktemp("bentoml")
 
 
 @pytest.fixture(scope="session")
-def server(release_folder: Path, server_home: Path) -> Iterator[str]:
-    """The address of `python -m llm.serve`, running over the tiny release."""
-    with run_server(release_folder, server_home) as running:
-        yield running.address
+def running(release_folder: Path, server_home: Path) -> Iterator[Running]:
+    """`python -m llm.serve` over the tiny release."""
+    with run_server(release_folder, server_home) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def server(running: Running) -> str:
+    """The address of that server."""
+    return running.address
 
 
 @pytest.fixture(scope="session")
@@ -149,7 +156,10 @@ def run_server(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    params = home / "unlimited.yaml"
+    params.write_text(json.dumps({"serve": {"limits": NO_LIMITS}}))
     whole = os.environ | {
+        "GRISTMILL_PARAMS": str(params),
         "GRISTMILL_RELEASE": str(release_folder),
         "GRISTMILL_ENGINE": "",
         "GRISTMILL_API_KEY": KEY,
@@ -172,7 +182,7 @@ def run_server(
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -121,3 +121,10 @@ def test_hash_is_salted_hmac() -> None:
 def test_chosen_key_that_is_weak_is_refused(secret: str) -> None:
     with pytest.raises(ConfigError, match="at least 16"):
         check_run_key(secret)
+
+
+def test_empty_variable_is_no_key(path: Path) -> None:
+    for nothing in (None, ""):
+        assert KeyRing(path, nothing).find("") is None
+    with pytest.raises(ConfigError, match="GRISTMILL_API_KEY"):
+        KeyRing(path, "short")

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,14 @@ from llm.serve.text import make_printable
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def run_module(name: str, *arguments: str, release: Path, text: str = "") -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"GRISTMILL_RELEASE": str(release), "OMP_NUM_THREADS": "1"}
+def run_module(
+    name: str, *arguments: str, release: Path, text: str = "", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    whole = os.environ | {"GRISTMILL_RELEASE": str(release), "OMP_NUM_THREADS": "1"} | dict(environment or {})
     return subprocess.run(
         [sys.executable, "-m", name, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=whole,
         input=text,
         capture_output=True,
         text=True,
@@ -63,6 +66,25 @@ def test_port_in_use_is_named(release_folder: Path) -> None:
         done = run_module("llm.serve", "--port", port, release=release_folder)
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, environment, message",
+    [
+        (["--tls-cert", "README.md"], {}, "are given together"),
+        (["--tls-cert", "README.md", "--tls-key", "README.md"], {}, "not a PEM certificate and its key"),
+        ([], {"GRISTMILL_API_KEY": "secret"}, "GRISTMILL_API_KEY: at least 16"),
+        ([], {"GRISTMILL_KEYS": "README.md"}, "mend it"),
+        ([], {"GRISTMILL_PARAMS": "no.yaml"}, "no such file"),
+    ],
+)
+def test_what_the_gateway_cannot_use_is_named(
+    arguments: list[str], environment: dict[str, str], message: str, release_folder: Path
+) -> None:
+    done = run_module("llm.serve", *arguments, release=release_folder, environment=environment)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("about", ["{", "{}", "[]", '{"served": 5}'])
