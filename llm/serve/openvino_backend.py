@@ -1,7 +1,7 @@
 """OpenVINO GenAI's continuous batching on a GGUF file: paged attention, many requests per step.
 
 Token ids in, token ids out; its own tokenizer and stop strings stay unused, because it parses special tokens in text.
-The prefix cache is off: contexts here are short, and an answer must not depend on what was asked before.
+The prefix cache is on, except in exact mode: there an answer must not depend on what was asked before.
 """
 
 import os
@@ -17,6 +17,7 @@ from llm.serve.engine import Event, Finish, Sampling, TokenScore
 from llm.serve.grammar import to_grammar
 
 BLOCK_TOKENS = 32  # size of a page of OpenVINO's CPU cache
+STEP_TOKENS = 1024  # of prompts in one step; 256, the default, takes a tenth more CPU time with 32 streams
 PARALLEL = 16  # full contexts that fit the cache; more requests wait, none fails
 
 
@@ -32,8 +33,9 @@ class OpenVinoBackend:
         """Load the file; `exact` gives the same text alone and among many, at about half the throughput."""
         self.name = "openvino-exact" if exact else "openvino"
         scheduler = genai.SchedulerConfig()
-        scheduler.enable_prefix_caching = False
+        scheduler.enable_prefix_caching = not exact
         scheduler.max_num_seqs = max_running
+        scheduler.max_num_batched_tokens = STEP_TOKENS
         scheduler.cache_size = 0
         scheduler.num_kv_blocks = PARALLEL * (context // BLOCK_TOKENS + 1)
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)

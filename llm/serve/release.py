@@ -17,7 +17,7 @@ from llm.serve.params import ServeParams
 
 log = logging.getLogger(__name__)
 
-ENGINES = ("auto", "openvino", "torch")
+ENGINES = ("auto", "openvino", "torch", "vllm")
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / "models" / "release"
 
 
@@ -129,6 +129,11 @@ def _load(release: Release, params: ServeParams, name: str) -> Backend:
 
         exact = os.environ.get("GRISTMILL_EXACT", str(int(params.exact))) == "1"
         return OpenVinoBackend(release.served, release.context, exact, params.max_running)
+    if name == "vllm":
+        require(importlib.util.find_spec("vllm") is not None, "engine 'vllm': install it with pip install '.[vllm]'")
+        from llm.serve.vllm_backend import VllmBackend
+
+        return VllmBackend(release.folder / "hf", release.context, params.max_running)
     from llm.serve.torch_backend import TorchBackend
 
     return TorchBackend(release.folder / "hf")

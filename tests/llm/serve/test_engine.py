@@ -201,3 +201,20 @@ def test_without_openvino_torch_serves_and_says_so(
     monkeypatch.setenv("GRISTMILL_ENGINE", "openvino")
     with pytest.raises(ValueError, match="use GRISTMILL_ENGINE=torch"):
         load_backend(release, ServeParams())
+
+
+def test_vllm_is_an_extra_that_is_asked_for_by_name(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delenv("GRISTMILL_ENGINE", raising=False)
+    with pytest.raises(ValueError, match=r"install it with pip install '.\[vllm\]'"):
+        load_backend(release, ServeParams(engine="vllm"))
+
+
+def test_the_environment_goes_before_params(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRISTMILL_ENGINE", "torch")
+    assert load_backend(release, ServeParams(engine="openvino")).name == "torch"
+    monkeypatch.delenv("GRISTMILL_ENGINE")
+    monkeypatch.delenv("GRISTMILL_EXACT", raising=False)
+    assert load_backend(release, ServeParams(exact=True)).name == "openvino-exact"
+    monkeypatch.setenv("GRISTMILL_EXACT", "0")
+    assert load_backend(release, ServeParams(engine="openvino", exact=True)).name == "openvino"
