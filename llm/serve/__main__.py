@@ -65,7 +65,9 @@ def main() -> None:
     environment = os.environ | quiet | ours
     if "GRISTMILL_PARAMS" in environment:
         environment["GRISTMILL_PARAMS"] = str(Path(environment["GRISTMILL_PARAMS"]).resolve())
-    environment.setdefault("BENTOML_HOME", str(ROOT / ".bentoml"))
+    # BentoML keeps the counts of a run there, and deletes those that it finds: two servers need two folders.
+    home = Path(environment.get("BENTOML_HOME") or ROOT / ".bentoml")
+    environment["BENTOML_HOME"] = str(home / f"port-{options.port}")
     os.chdir(ROOT)  # BentoML imports the service from the working folder
     listen = ["--host", options.host, "--port", str(options.port), *tls]
     os.execve(sys.executable, [sys.executable, "-m", "bentoml", "serve", SERVICE, *listen], environment)

@@ -119,7 +119,7 @@ def test_an_exception_stays_on_its_line() -> None:
 
 
 def test_the_server_logs_each_request_and_nothing_of_its_text(
-    server: str, client: openai.OpenAI, server_home: Path
+    server: str, client: openai.OpenAI, server_home: Path, key: str
 ) -> None:
     options: dict[str, Any] = {"model": "gristmill", "messages": [{"role": "user", "content": SECRET}], "max_tokens": 9}
     whole = client.chat.completions.create(temperature=0, extra_headers={"X-Request-Id": "whole-1"}, **options)
@@ -134,6 +134,7 @@ def test_the_server_logs_each_request_and_nothing_of_its_text(
         client.chat.completions.create(
             extra_headers={"X-Request-Id": "wrong-1"}, extra_body={"unknown": SECRET}, **options
         )
+    httpx.get(f"{server}/v1/models", headers={"X-Request-Id": "nobody-1"})
     text = wait_for_line(server_home / "server.log", '"cut-1"')
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     found = {line["request_id"]: line for line in lines if line["message"] == "request"}
@@ -142,11 +143,15 @@ def test_the_server_logs_each_request_and_nothing_of_its_text(
     assert found["whole-1"]["prompt_tokens"] == whole.usage.prompt_tokens
     assert found["whole-1"]["answer_tokens"] == 9
     assert found["whole-1"]["finish"] == ["length"]
+    assert found["whole-1"]["key_id"] == found["cut-1"]["key_id"]
+    assert found["whole-1"]["key_id"]
+    assert (found["nobody-1"]["status"], found["nobody-1"]["key_id"]) == (401, None)
     assert found["stream-1"]["model"] == "gristmill"
     assert 0 < found["stream-1"]["first_token_seconds"] <= found["stream-1"]["seconds"]
     assert found["cut-1"]["finish"] == ["abort"]
     assert found["wrong-1"]["status"] == 400
     assert SECRET not in text
+    assert key not in text
     assert str(whole.choices[0].message.content) not in text
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +12,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from llm.serve.metrics import make_metrics
+from llm.serve.params import ServeParams
 from llm.serve.release import Release
+from tests.llm.serve.scripted import KEY, serve
 
 ASK: list[Any] = [{"role": "user", "content": "What does this function do?"}]
 MODEL = {"model_name": "gristmill"}
@@ -41,6 +44,7 @@ def test_counts_are_those_that_the_clients_saw(http: httpx.Client, client: opena
     usages = [
         client.chat.completions.create(messages=ASK, max_tokens=40, **options).usage,
         client.completions.create(prompt=["The quick", "The lazy dog"], max_tokens=7, **options).usage,
+        client.chat.completions.create(messages=ASK, n=2, max_tokens=5, **options).usage,  # one prompt, two answers
     ]
     for size in (1, 25):
         *_, last = client.chat.completions.create(
@@ -52,8 +56,8 @@ def test_counts_are_those_that_the_clients_saw(http: httpx.Client, client: opena
     wait_for_end(http)
     after = read(http)
     grown = {name: value - before[name] for name, value in after.items() if not name[0].endswith(("_sum", "_created"))}
-    answers, tokens = 5, sum(usage.completion_tokens for usage in usages if usage)
-    assert tokens == 40 + 2 * 7 + 1 + 25
+    answers, tokens = 7, sum(usage.completion_tokens for usage in usages if usage)
+    assert tokens == 40 + 2 * 7 + 2 * 5 + 1 + 25
     assert grown == {
         ("vllm:num_requests_running",): 0,
         ("vllm:num_requests_waiting",): 0,
@@ -89,6 +93,31 @@ def test_a_stop_string_and_a_hang_up_are_told_apart(
     after = read(http)
     grown = {name[1]: after[name] - before[name] for name in after if name[0] == "vllm:request_success_total"}
     assert grown == {"stop": 1, "length": 0, "abort": 1, "error": 0}
+
+
+@pytest.mark.slow
+def test_two_servers_of_one_folder_count_apart(start_server: Any, key: str) -> None:
+    headers = {"Authorization": f"Bearer {key}"}
+    with start_server([], {}) as first, httpx.Client(base_url=first.address, headers=headers) as http:
+        body = {"model": "gristmill", "prompt": "The quick", "max_tokens": 3, "temperature": 0}
+        http.post("/v1/completions", json=body)
+        wait_for_end(http)
+        before = read(http)
+        assert before["vllm:generation_tokens_total",] == 3
+        with start_server([], {}) as second, httpx.Client(base_url=second.address, headers=headers) as other:
+            assert read(other)["vllm:generation_tokens_total",] == 0
+            assert read(http) == before
+
+
+def test_an_engine_that_fails_is_counted(release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serve([release], ServeParams(), tmp_path) as api:
+        reasons: list[str] = []
+        monkeypatch.setattr(api.app.state.served["gristmill"].metrics, "succeeded", reasons.append)
+        monkeypatch.setattr(api.backend, "step", lambda: 1 / 0)
+        body = {"model": "gristmill", "messages": ASK, "n": 2}
+        reply = httpx.post(f"{api.address}/v1/chat/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+        assert reply.status_code == 500
+        assert reasons == ["error", "error"]
 
 
 def test_times_of_an_answer_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

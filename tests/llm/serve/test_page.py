@@ -99,7 +99,7 @@ def test_question_gets_an_answer_from_the_real_server(browser: Chrome, server: s
     assert page.find_element(By.ID, "name").text == "gristmill"
     assert "0123456789abcdef-not-released" in page.find_element(By.ID, "about").text
     assert page.find_element(By.ID, "banner").is_displayed()
-    choose(page, max_tokens="30", top_k="50", seed="1")
+    choose(page, max_tokens="30", top_k="50", min_p="0.01", repetition_penalty="1.1", seed="1")
     question = "<img src=x onerror=alert(1)> What does it return?"
     last = ask(page, question)
     assert "tokens/s" in note(last)
@@ -113,6 +113,10 @@ def test_question_gets_an_answer_from_the_real_server(browser: Chrome, server: s
     press(page, "New")
     page.execute_script("document.getElementById('question').value = 'words and '.repeat(2000)")
     assert "leave no room" in note(ask(page, "?"))
+    page.delete_all_cookies()
+    assert note(ask(page, "Still here?")) == "You are signed out."
+    page.find_element(By.LINK_TEXT, "Sign in again").click()
+    wait(page).until(lambda b: b.find_elements(By.ID, "key"))
 
 
 # Over the stand-in.
@@ -204,26 +208,21 @@ def test_copy_puts_the_text_on_the_clipboard(stubbed: Chrome, stub: Stub) -> Non
 
 def test_settings_are_sent_and_kept(stubbed: Chrome, stub: Stub) -> None:
     stub.replies = [answer("Aye.")]
-    chosen = {
-        "system": "Be a pirate.",
-        "temperature": "0.3",
-        "top_p": "0.5",
-        "top_k": "7",
-        "max_tokens": "64",
-        "seed": "5",
+    numbers = {
+        "temperature": 0.3,
+        "top_p": 0.5,
+        "top_k": 7,
+        "min_p": 0.05,
+        "repetition_penalty": 1.1,
+        "max_tokens": 64,
+        "seed": 5,
     }
-    choose(stubbed, **chosen)
+    choose(stubbed, system="Be a pirate.", **{name: str(value) for name, value in numbers.items()})
     open_page(stubbed, stub.address)
     ask(stubbed, "Hello")
     body = stub.asked[0]
     assert body["messages"][0] == {"role": "system", "content": "Be a pirate."}
-    assert {name: body[name] for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")} == {
-        "temperature": 0.3,
-        "top_p": 0.5,
-        "top_k": 7,
-        "max_tokens": 64,
-        "seed": 5,
-    }
+    assert {name: body[name] for name in numbers} == numbers
 
 
 def test_conversations_are_kept_chosen_and_deleted(stubbed: Chrome, stub: Stub) -> None:
