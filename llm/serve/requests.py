@@ -228,6 +228,8 @@ class ChatRequest(_Request):
         constrained = self.response_format is not None and self.response_format.type != "text"
         if constrained and self.offered_tools:
             raise FieldError("response_format", "JSON and tool calls exclude each other; send tool_choice='none'")
+        if self.ignore_eos and (constrained or self.must_call):
+            raise FieldError("ignore_eos", "JSON ends where it ends")
         if self.stop and (constrained or self.must_call):
             raise FieldError(
                 "stop", "would cut JSON: not allowed with a response_format or a tool_choice that asks for it"
