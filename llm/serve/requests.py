@@ -154,6 +154,7 @@ class _Request(BaseModel):
     top_k: int | None = Field(None, ge=0, le=2**31 - 1)
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    ignore_eos: bool | None = None  # vLLM's: go on after an end token, until `max_tokens` or a stop string
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     repetition_penalty: float | None = Field(None, gt=0, le=2)
@@ -228,6 +229,8 @@ class ChatRequest(_Request):
         constrained = self.response_format is not None and self.response_format.type != "text"
         if constrained and self.offered_tools:
             raise FieldError("response_format", "JSON and tool calls exclude each other; send tool_choice='none'")
+        if self.ignore_eos and (constrained or self.must_call):
+            raise FieldError("ignore_eos", "JSON ends where it ends")
         if self.stop and (constrained or self.must_call):
             raise FieldError(
                 "stop", "would cut JSON: not allowed with a response_format or a tool_choice that asks for it"

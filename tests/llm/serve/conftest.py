@@ -115,13 +115,13 @@ class Running:
 
 @pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `running` keeps its files, and server.log."""
+    """Where `running` keeps its files: server.log, and its keys."""
     return tmp_path_factory.mktemp("bentoml")
 
 
 @pytest.fixture(scope="session")
 def running(release_folder: Path, server_home: Path) -> Iterator[Running]:
-    """`python -m llm.serve` over the tiny release; beside its log lies its file of keys."""
+    """`python -m llm.serve` over the tiny release."""
     with run_server(release_folder, server_home) as one:
         yield one
 

@@ -89,6 +89,13 @@ def test_every_sampling_field_reaches_the_engine(api: Api, client: openai.OpenAI
     assert sampling.json_schema is None
 
 
+def test_ignore_eos_leaves_no_token_that_stops(api: Api, client: openai.OpenAI) -> None:
+    reply = chat(client, extra_body={"ignore_eos": True})
+    ((_, sampling),) = api.backend.asked
+    assert sampling.stop_ids == frozenset()
+    assert reply.choices[0].finish_reason == "length"
+
+
 def test_several_choices_have_seeds_of_their_own(api: Api, client: openai.OpenAI, release: Release) -> None:
     reply = chat(client, n=3, seed=10)
     assert [choice.index for choice in reply.choices] == [0, 1, 2]

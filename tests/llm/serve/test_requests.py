@@ -39,6 +39,7 @@ def refuse(kind: type[BaseModel], body: bytes | dict[str, Any]) -> ApiError:
         ({"top_p": 0}, "top_p"),
         ({"top_p": True}, "top_p"),
         ({"ignore_eos": 1}, "ignore_eos"),
+        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ignore_eos"),
         ({"top_k": -1}, "top_k"),
         ({"top_k": 1.5}, "top_k"),
         ({"max_tokens": 0}, "max_tokens"),
