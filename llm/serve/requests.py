@@ -255,6 +255,7 @@ class CompletionRequest(_Request):
 
     prompt: Annotated[list[str | list[int]], PlainValidator(_prompts), WithJsonSchema(_PROMPT)]
     max_tokens: int | None = Field(None, ge=0)
+    ignore_eos: bool | None = None  # vLLM's: go on after an end token, until `max_tokens` or a stop string
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
 

@@ -5,6 +5,8 @@ import pytest
 from pydantic import BaseModel
 
 from llm.serve.errors import ApiError
+from llm.serve.prompts import prepare_completion
+from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
 from llm.serve.tools import render_turns
 
@@ -191,6 +193,13 @@ def test_harmless_fields_are_accepted() -> None:
         "stream": None,
     }
     assert parse(ChatRequest, json.dumps(body).encode()).temperature == 0
+
+
+@pytest.mark.parametrize("wish", [None, False, True])
+def test_ignore_eos_leaves_no_token_that_stops(wish: bool | None, release: Release) -> None:
+    (text,) = prepare_completion(parse(CompletionRequest, json.dumps(TEXT | {"ignore_eos": wish}).encode()), release)
+    assert text.sampling.stop_ids == (frozenset() if wish else release.stop_ids)
+    assert "ignore_eos" in refuse(ChatRequest, CHAT | {"ignore_eos": True}).message
 
 
 def test_content_parts_are_joined_and_composed() -> None:
