@@ -30,8 +30,14 @@ drain = Drain(params.grace_s)
 limiter = Limiter(Budget(find_keys_file().with_name("usage.json")))
 
 
-# BentoML's own timeout would answer in words of its own: the gateway's comes first.
-@bentoml.service(name="gristmill", workers=1, traffic={"timeout": params.request_timeout_s + 60})
+# BentoML's own timeout would answer in words of its own: the gateway's comes first. Its tracing is off: that would make
+# a span of every event of a stream, which costs more than the event.
+@bentoml.service(
+    name="gristmill",
+    workers=1,
+    traffic={"timeout": params.request_timeout_s + 60},
+    tracing={"excluded_urls": "."},
+)
 @bentoml.asgi_app(app)
 class Gristmill:
     """An OpenAI-compatible server of one packaged release, or of several."""
