@@ -56,7 +56,7 @@ def prepare_completion(body: CompletionRequest, release: Release) -> list[Prompt
         require_known(ids, release, "prompt")
         wish = COMPLETION_TOKENS if body.max_tokens is None else body.max_tokens
         fitted = _fit(ids, body, release, wish, "prompt")
-        stop_ids = frozenset() if body.ignore_eos else release.stop_ids
+        stop_ids: frozenset[int] = frozenset() if body.ignore_eos else release.stop_ids
         sampling = replace(fitted.sampling, num_top=body.logprobs, stop_ids=stop_ids)
         prompts.append(replace(fitted, sampling=sampling, num_implied=1 if isinstance(prompt, str) else 0))
     return prompts
