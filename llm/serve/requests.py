@@ -160,7 +160,6 @@ class _Request(BaseModel):
     repetition_penalty: float | None = Field(None, gt=0, le=2)
     logit_bias: Annotated[dict[int, float], PlainValidator(_biases), WithJsonSchema(_BIAS)] = {}
     stop: Annotated[list[str], PlainValidator(_stops), WithJsonSchema(_STOP)] = []
-    ignore_eos: bool | None = None  # vLLM's: go on after an end token, until `max_tokens` or a stop string
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Note | None = None
