@@ -191,8 +191,10 @@ def read_resident(pid: int) -> int:
 
 async def load(server: Server, clients: list[Client], seconds: float, exact: bool) -> dict[str, Any]:
     """Run the clients one after another, then all at once, and return the figures of the latter."""
-    for size in range(1, STEP_TOKENS):
-        await ask(server, clients[0], {"prompt": size * f" {clients[0].marker}a", "max_tokens": 1})
+    generator = random.Random(0)
+    for size in range(1, STEP_TOKENS):  # words at random: what begins like an earlier prompt would come from the cache
+        words = [f" {clients[0].marker}{letter}" for letter in generator.choices(string.ascii_lowercase, k=size)]
+        await ask(server, clients[0], {"prompt": "".join(words), "max_tokens": 1})
     alone = []
     for client in clients:
         patient = Client(client.marker, client.bodies, slow=False, hangs_up=False)
