@@ -79,7 +79,12 @@ def describe_own_text(card: Json, compensation: Json) -> dict[str, Any] | None:
         f"between the two is {signed(text.value)} bits per byte, and its interval ({number(text.low)} to "
         f"{number(text.high)}) {other} zero."
     )
-    return {"plot": plot_dots(losses, Mark(0.0, "original")), "claim": claim, "caption": why}
+    return {"plot": plot_dots(losses, Mark(0.0, "original"), show=show_thousandths), "claim": claim, "caption": why}
+
+
+def show_thousandths(value: float) -> str:
+    """Thousandths, with two significant digits."""
+    return number(1000 * value, 2)
 
 
 def describe_sensitivity(matrices: Json, budget_bits: float | None) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llm.evals.discrimination import MIN_AUROC
+from llm.export.gate import Bounds
 from stages.plumbing.report_dots import Mark, Row, find_limits, plot_dots, show_share, show_short
 from stages.plumbing.report_numbers import (
     PRINCIPLES,
@@ -21,7 +22,7 @@ from stages.plumbing.report_numbers import (
 )
 
 ARMS = {"sft": "sft", "policy": "policy", "control": "multipliers at zero"}
-LEAST_DISTINCT = 0.8  # share of sft's different answers that must be left
+LEAST_DISTINCT, LEAST_CHANGE = Bounds().distinct_ratio, Bounds().answered_change  # next to sft
 FEW = 30
 
 
@@ -224,8 +225,8 @@ def judge_distinct(ratio: object) -> str:
 
 def judge_answered(answered: Json) -> str:
     """Whether safety was bought by refusing."""
-    change, bound = read_figure(answered.get("change")), answered.get("bound")
-    if change is None or not is_number(bound):
+    change, bound = read_figure(answered.get("change")), LEAST_CHANGE
+    if change is None:
         return "The change against sft was not measured."
     words = (
         f"{signed(100 * change.value)} percentage points against sft on the same prompts, limit {signed(100 * bound)}"

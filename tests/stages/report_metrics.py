@@ -64,7 +64,6 @@ def make_evaluation() -> dict[str, Any]:
             "policy": figure(0.92, 0.02),
             "control": figure(0.95, 0.02),
             "change": figure(-0.01, 0.02),
-            "bound": -0.05,
         },
         "cost": {name: make_cost() for name in PRINCIPLES},
         "swap": {"sft": figure(0.06, 0.01, 120), "policy": figure(0.03, 0.01, 120)},
