@@ -27,7 +27,9 @@ class ServeParams(BaseParams):
     engine: Literal["auto", "openvino", "torch", "vllm"] = Field(
         "auto", description="auto: openvino where it is installed, else torch"
     )
-    exact: bool = Field(False, description="openvino: the same answer alone and among others, at about half the speed")
+    exact: bool = Field(
+        False, description="openvino: the same answer alone and among others: one request after the other"
+    )
     max_running: int = Field(64, ge=1, description="requests that the engine advances together")
     max_queue: int = Field(256, ge=0, description="requests that may wait for the engine; one more gets 429")
     max_body_bytes: int = Field(8_000_000, ge=1_000, description="largest request body; a larger one gets 413")

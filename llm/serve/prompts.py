@@ -11,6 +11,7 @@ from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest
 from llm.serve.tools import OPEN, call_schema, render_turns
 
+LEAST_TEMPERATURE = 1e-3
 COMPLETION_TOKENS = 16  # OpenAI's default for /v1/completions; a chat answer may fill the context
 
 
@@ -128,7 +129,7 @@ def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release
     sampling = Sampling(
         max_tokens=min(wish, room),
         stop_ids=frozenset() if body.ignore_eos else release.stop_ids,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=_read_temperature(body.temperature),
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=body.top_k or 0,
         min_p=body.min_p or 0.0,
@@ -139,3 +140,9 @@ def _fit(ids: list[int], body: ChatRequest | CompletionRequest, release: Release
         logit_bias=tuple(body.logit_bias.items()),
     )
     return Prompt(ids, sampling, body.stop)
+
+
+def _read_temperature(wish: float | None) -> float:
+    """Return the temperature; below a thousandth it is greedy: logits divided by less overflow in an engine."""
+    temperature = 1.0 if wish is None else wish
+    return temperature if temperature >= LEAST_TEMPERATURE else 0.0

@@ -150,14 +150,14 @@ class _Request(BaseModel):
     max_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="answers; that number i has the seed plus i")
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=1e-6, le=1)
     top_k: int | None = Field(None, ge=0, le=2**31 - 1)
     min_p: float | None = Field(None, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     ignore_eos: bool | None = None  # vLLM's: go on after an end token, until `max_tokens` or a stop string
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=2)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=2)
     logit_bias: Annotated[dict[int, float], PlainValidator(_biases), WithJsonSchema(_BIAS)] = {}
     stop: Annotated[list[str], PlainValidator(_stops), WithJsonSchema(_STOP)] = []
     stream: bool | None = None

@@ -131,7 +131,10 @@ def test_has_every_key_that_others_read(metrics: dict[str, Any]) -> None:
     for name in ("sft", "policy", "control", "change"):
         assert {"value", "low", "high", "n"} <= set(metrics["answered"][name]), name
     assert {"seen", "unseen", "difference"} <= set(metrics["memorisation"])
-    assert set(metrics["tasks"]) == {"written_answers"}  # no sentence here has the six words of a minimal pair
+    assert set(metrics["tasks"]) == {
+        "exact_match",
+        "written_answers",
+    }  # no sentence here has the six words of a minimal pair
     assert metrics["energy"]["modelled_joules_per_answer"] > 0
     assert set(metrics["cost"]) == set(PRINCIPLES)
     for cost in metrics["cost"].values():
