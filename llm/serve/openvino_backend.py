@@ -106,7 +106,7 @@ def _config(sampling: Sampling) -> genai.GenerationConfig:
         config.temperature = sampling.temperature
         config.top_p = sampling.top_p
         config.top_k = sampling.top_k
-        config.min_p = sampling.min_p
+        config.min_p = min(sampling.min_p, 0.9999)  # it refuses 1, which leaves the most probable token
         config.rng_seed = sampling.seed % 2**64
     if sampling.json_schema is not None:
         config.structured_output_config = genai.StructuredOutputConfig(grammar=to_grammar(sampling.json_schema))
