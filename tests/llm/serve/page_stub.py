@@ -1,6 +1,7 @@
 """A stand-in for the server behind the chat page: what it lists, and how it answers each question, a test decides."""
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -141,7 +142,9 @@ def break_off(handler: Handler) -> None:
 
 
 def hang_up(handler: Handler) -> None:
-    """Close the connection without a word."""
+    """Close the connection within the status line: before its first byte, a browser may send the request again."""
+    handler.connection.sendall(b"HTTP/1.1 2")
+    handler.connection.shutdown(socket.SHUT_RDWR)
     handler.connection.close()
 
 
