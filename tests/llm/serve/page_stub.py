@@ -1,7 +1,6 @@
 """A stand-in for the server behind the chat page: what it lists, and how it answers each question, a test decides."""
 
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,9 +141,8 @@ def break_off(handler: Handler) -> None:
 
 
 def hang_up(handler: Handler) -> None:
-    """Close the connection within the status line: before its first byte, a browser may send the request again."""
-    handler.connection.sendall(b"HTTP/1.1 2")
-    handler.connection.shutdown(socket.SHUT_RDWR)
+    """Fail below HTTP: two lengths are refused. A connection that only closes makes a browser ask again, sometimes."""
+    handler.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
     handler.connection.close()
 
 
