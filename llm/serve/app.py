@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from llm.serve.answers import Session
-from llm.serve.completions import answer_chat, answer_text, stream_chat, stream_text
+from llm.serve.completions import answer_chat, answer_text, make_head, stream_chat, stream_text
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
 from llm.serve.lineage_route import get_lineage, list_lineage
@@ -104,7 +104,8 @@ async def create_chat(request: Request) -> Response:
     require_supported([prompt], served.engine, fields)
     session = _start(request, served, [prompt], body.n or 1)
     if body.stream:
-        return EventStream(stream_chat(session, served.release, body), session, body.include_usage)
+        head = make_head("chatcmpl", "chat.completion.chunk", served.release)
+        return EventStream(head, stream_chat(session, served.release, body), session, body.include_usage)
     reply = await while_connected(request, session, answer_chat(session, served.release, body))
     return JSONResponse(reply.model_dump(exclude_unset=True))
 
@@ -119,7 +120,8 @@ async def create_completion(request: Request) -> Response:
         refuse_engine(served.engine, "logprobs")
     session = _start(request, served, prompts, body.n or 1)
     if body.stream:
-        return EventStream(stream_text(session, served.release, body), session, body.include_usage)
+        head = make_head("cmpl", "text_completion", served.release)
+        return EventStream(head, stream_text(session, served.release, body), session, body.include_usage)
     work = answer_text(session, served.release, body, repeat(prompts, body.n or 1))
     reply = await while_connected(request, session, work)
     return JSONResponse(reply.model_dump(exclude_unset=True))

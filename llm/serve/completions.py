@@ -13,7 +13,6 @@ from llm.serve.release import Release
 from llm.serve.replies import (
     AnswerMessage,
     ChatChoice,
-    ChatChunk,
     ChatReply,
     ChunkChoice,
     Delta,
@@ -26,7 +25,7 @@ from llm.serve.requests import ChatRequest, CompletionRequest
 from llm.serve.tools import CallReader
 
 
-def _make_head(prefix: str, kind: str, release: Release) -> dict[str, Any]:
+def make_head(prefix: str, kind: str, release: Release) -> dict[str, Any]:
     """Return the fields that a reply shares with its chunks."""
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
@@ -62,19 +61,17 @@ async def answer_chat(session: Session, release: Release, body: ChatRequest) -> 
         finish = _finish(answer, reader)
         assert finish is not None
         choices.append(ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=finish))
-    head = _make_head("chatcmpl", "chat.completion", release)
+    head = make_head("chatcmpl", "chat.completion", release)
     return ChatReply(**head, choices=choices, usage=session.usage())
 
 
-async def stream_chat(session: Session, release: Release, body: ChatRequest) -> AsyncIterator[ChatChunk]:
-    """Yield the answers in chunks, as they come."""
-    head = _make_head("chatcmpl", "chat.completion.chunk", release)
+async def stream_chat(session: Session, release: Release, body: ChatRequest) -> AsyncIterator[ChunkChoice]:
+    """Yield what is new of the answers, as it comes."""
     readers = [_make_reader(body) for _ in range(body.n or 1)]
 
-    def chunk(index: int, delta: Delta, piece: Piece | None = None, finish: FinishReason | None = None) -> ChatChunk:
+    def chunk(index: int, delta: Delta, piece: Piece | None = None, finish: FinishReason | None = None) -> ChunkChoice:
         logprobs = describe_chat(release, piece) if body.logprobs and piece is not None else None
-        choice = ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)
-        return ChatChunk(**head, choices=[choice])
+        return ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=finish)
 
     for index in range(len(readers)):
         yield chunk(index, Delta(role="assistant", content=""))
@@ -108,12 +105,11 @@ async def answer_text(session: Session, release: Release, body: CompletionReques
             scores = [*await score_prompt(session, prompt, body), *answer.scores]
             logprobs = describe_text(release, [*echoed, *answer.tokens], scores)
         choices.append(TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=_plain(answer)))
-    return TextReply(**_make_head("cmpl", "text_completion", release), choices=choices, usage=session.usage())
+    return TextReply(**make_head("cmpl", "text_completion", release), choices=choices, usage=session.usage())
 
 
-async def stream_text(session: Session, release: Release, body: CompletionRequest) -> AsyncIterator[TextReply]:
-    """Yield the answers in chunks, as they come."""
-    head = _make_head("cmpl", "text_completion", release)
+async def stream_text(session: Session, release: Release, body: CompletionRequest) -> AsyncIterator[TextChoice]:
+    """Yield what is new of the answers, as it comes."""
     places: dict[int, int] = {}
     async for index, piece in session.pieces():
         logprobs = None
@@ -121,8 +117,7 @@ async def stream_text(session: Session, release: Release, body: CompletionReques
             logprobs = describe_text(release, piece.tokens, piece.scores, places.get(index, 0))
             places[index] = places.get(index, 0) + len(piece.text)
         if piece.text or piece.finish or logprobs:
-            choice = TextChoice(index=index, text=piece.text, logprobs=logprobs, finish_reason=_plain(piece))
-            yield TextReply(**head, choices=[choice])
+            yield TextChoice(index=index, text=piece.text, logprobs=logprobs, finish_reason=_plain(piece))
 
 
 def _plain(part: Answer | Piece) -> FinishReason | None:

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 from llm.serve.keys import create_key, revoke_key
 
 ROOT = Path(__file__).resolve().parents[3]
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "ANYTHING")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 OPEN = {"/livez", "/readyz"}
 MARKER = "marmalade-zeppelin-4711"
 Start = Callable[[list[str], dict[str, str]], AbstractContextManager[Any]]
