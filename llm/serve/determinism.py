@@ -1,16 +1,20 @@
 """How often an answer is the same alone and among others: `python -m llm.serve.determinism`.
 
 Each of nine prompts is answered by its own seed: alone, then with the eight others around it, then so again with
-whatever the first two left in the engine's cache. The last line is JSON: the share of answers that were the same.
+whatever the first two left in the engine's cache. In exact mode the others wait, as they do where it serves. The last
+line is JSON: the share of answers that were the same.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
+from queue import SimpleQueue
 
-from llm.config import ConfigError
-from llm.serve.engine import Backend, Sampling
+from llm.config import require
+from llm.serve.engine import Engine, Event, Finish, Sampling
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 
@@ -27,30 +31,37 @@ PROMPTS = (
 )
 
 
-def answer(backend: Backend, prompts: Sequence[list[int]], max_tokens: int, first_seed: int) -> list[list[int]]:
-    """Return the tokens that follow each prompt, all in one batch; they join it one step apart."""
+def answer(engine: Engine, prompts: Sequence[list[int]], max_tokens: int, first_seed: int) -> list[list[int]]:
+    """Return the tokens that follow each prompt; each is asked at the first token of the one before it."""
     answers: list[list[int]] = [[] for _ in prompts]
-    waiting, running = list(enumerate(prompts)), 0
-    while waiting or running:
-        if waiting:
-            number, ids = waiting.pop(0)
-            sampling = Sampling(max_tokens, frozenset(), temperature=1.0, seed=first_seed + number)
-            backend.add(number, ids, sampling)
-            running += 1
-        for number, event in backend.step():
-            answers[number] += event.tokens
-            running -= event.finish is not None
+    ended: SimpleQueue[Finish] = SimpleQueue()
+
+    def ask(number: int) -> None:
+        sampling = Sampling(max_tokens, frozenset(), temperature=1.0, seed=first_seed + number)
+        engine.submit(prompts[number], sampling, partial(read, number))
+
+    def read(number: int, event: Event) -> None:
+        # In the engine's thread, so that each joins at the same step every time.
+        if event.tokens and not answers[number] and number + 1 < len(prompts):
+            ask(number + 1)
+        answers[number] += event.tokens
+        if event.finish:
+            ended.put(event.finish)
+
+    ask(0)
+    for _ in prompts:
+        require(ended.get() != "error", f"the engine {engine.name} failed on a prompt; its log says why")
     return answers
 
 
-def measure(backend: Backend, prompts: Sequence[list[int]], max_tokens: int, rounds: int) -> dict[str, float]:
+def measure(engine: Engine, prompts: Sequence[list[int]], max_tokens: int, rounds: int) -> dict[str, float]:
     """Return the share of answers that company, and a warm cache beside it, left the same."""
     same_cold = same_warm = 0
     for turn in range(rounds):
         seed = turn * len(prompts)
-        together = answer(backend, prompts, max_tokens, seed)
-        alone = [answer(backend, [ids], max_tokens, seed + i)[0] for i, ids in enumerate(prompts)]
-        warm = answer(backend, prompts, max_tokens, seed)
+        together = answer(engine, prompts, max_tokens, seed)
+        alone = [answer(engine, [ids], max_tokens, seed + i)[0] for i, ids in enumerate(prompts)]
+        warm = answer(engine, prompts, max_tokens, seed)
         same_cold += sum(a == b for a, b in zip(alone, together, strict=True))
         same_warm += sum(a == b for a, b in zip(alone, warm, strict=True))
     num = rounds * len(prompts)
@@ -65,12 +76,14 @@ def main() -> None:
     options = parser.parse_args()
     try:
         release = Release.load(find_release())
-        backend = load_backend(release, ServeParams.read())
-    except ConfigError as error:
+        prompts = [release.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
+        params = ServeParams.read()
+        make_backend, vocab_size = partial(load_backend, release, params), release.tokenizer.vocab_size
+        with closing(Engine(make_backend, vocab_size, release.context, max_running=params.max_running)) as engine:
+            shares = measure(engine, prompts, options.tokens, options.rounds)
+    except ValueError as error:
         sys.exit(f"error: {error}")
-    prompts = [release.encode_chat([{"role": "user", "content": text}]) for text in PROMPTS]
-    shares = measure(backend, prompts, options.tokens, options.rounds)
-    print(json.dumps({"engine": backend.name, "release": release.fingerprint, "tokens": options.tokens, **shares}))
+    print(json.dumps({"engine": engine.name, "release": release.fingerprint, "tokens": options.tokens, **shares}))
 
 
 if __name__ == "__main__":

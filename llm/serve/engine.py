@@ -77,13 +77,16 @@ class Event:
 class Backend(Protocol):
     """A model that advances all its requests by one step; called from one thread only.
 
-    `unsupported` names the fields of `Sampling.needs` that it cannot do. `score` is None where the engine has no
-    exact log-probabilities; else it gives those of all ids but the first. `cache_use` is a share, 0 to 1.
+    `unsupported` names the fields of `Sampling.needs` that it cannot do. `max_running` is the most requests that it may
+    be given at a time, None where it does not matter. `score` is None where the engine has no exact log-probabilities;
+    else it gives those of all ids but the first. `cache_use` is a share, 0 to 1.
     """
 
     name: str
     unsupported: frozenset[str]
 
+    @property
+    def max_running(self) -> int | None: ...
     @property
     def score(self) -> Callable[[list[int], int], list[TokenScore]] | None: ...
     @property
@@ -137,9 +140,9 @@ class _Request:
 class Engine:
     """The thread over a backend.
 
-    `make_backend` loads the model, now and after each failure. At most `max_running` requests are in the backend and
-    `max_queue` more may wait. `pause()` runs after each step and lets other threads work: OpenVINO's step holds the
-    interpreter's lock.
+    `make_backend` loads the model, now and after each failure. At most `max_running` requests are in the backend, fewer
+    where it takes no more, and `max_queue` more may wait. `pause()` runs after each step and lets other threads work:
+    OpenVINO's step holds the interpreter's lock.
     """
 
     def __init__(
@@ -157,7 +160,8 @@ class Engine:
         self.name, self.unsupported = self._backend.name, self._backend.unsupported
         self.can_score = self._backend.score is not None
         self.context, self.alive, self.restarts = context, True, 0
-        self._vocab_size, self._max_running, self._max_queue = vocab_size, max_running, max_queue
+        self._vocab_size, self._max_queue = vocab_size, max_queue
+        self._max_running = min(max_running, self._backend.max_running or max_running)
         self._observe, self._pause = observe or Unobserved(), pause
         self._changed = threading.Condition()  # guards the next four, and `alive`
         self._waiting: FairQueue[_Request] = FairQueue()

@@ -32,8 +32,8 @@ class OpenVinoBackend:
     def __init__(self, gguf: Path, context: int, exact: bool = False, max_running: int = 64):
         """Load the file; `exact` gives the same text alone and among many.
 
-        It takes one request after the other: how two threads share a matrix product depends on its rows, so that what
-        is in the same step can change the last bit of a sum, and with it a token.
+        It then takes one request at a time: how two threads share a matrix product depends on its rows, so that what is
+        in the same step can change the last bit of a sum, and with it a token.
         """
         self.name = "openvino-exact" if exact else "openvino"
         scheduler = genai.SchedulerConfig()
@@ -44,8 +44,7 @@ class OpenVinoBackend:
         scheduler.num_kv_blocks = PARALLEL * (context // BLOCK_TOKENS + 1)
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)
         self._pipeline = genai.ContinuousBatchingPipeline(os.fspath(gguf), scheduler, "CPU", properties)
-        self._at_once = 1 if exact else max_running
-        self._waiting: dict[int, tuple[list[int], Sampling]] = {}
+        self.max_running = 1 if exact else max_running
         self._handles: dict[int, GenerationHandle] = {}
         self._scored: set[int] = set()  # those that asked for the log-probabilities of their tokens
 
@@ -55,19 +54,11 @@ class OpenVinoBackend:
         return float(self._pipeline.get_metrics().cache_usage) / 100
 
     def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
-        """Queue a request."""
-        self._waiting[request] = (ids, sampling)
-        self._begin()
-
-    def _begin(self) -> None:
-        """Start what waits, as far as there is room."""
-        while self._waiting and len(self._handles) < self._at_once:
-            request = next(iter(self._waiting))
-            ids, sampling = self._waiting.pop(request)
-            tensor = openvino.Tensor(np.array([ids], dtype=np.int64))
-            self._handles[request] = self._pipeline.add_request(request, tensor, _config(sampling))
-            if sampling.num_top is not None:
-                self._scored.add(request)
+        """Start a request."""
+        tensor = openvino.Tensor(np.array([ids], dtype=np.int64))
+        self._handles[request] = self._pipeline.add_request(request, tensor, _config(sampling))
+        if sampling.num_top is not None:
+            self._scored.add(request)
 
     def step(self) -> list[tuple[int, Event]]:
         """Advance all requests and return what is new."""
@@ -80,17 +71,14 @@ class OpenVinoBackend:
             if event.finish:
                 del self._handles[request]
                 self._scored.discard(request)
-        self._begin()
         return events
 
     def cancel(self, request: int) -> None:
         """Drop a request and its cache."""
-        self._waiting.pop(request, None)
         self._scored.discard(request)
         handle = self._handles.pop(request, None)
         if handle is not None:
             handle.cancel()
-            self._begin()
 
 
 def _config(sampling: Sampling) -> genai.GenerationConfig:

@@ -35,6 +35,7 @@ class TorchBackend:
 
     name = "torch"
     unsupported = frozenset({"json_schema"})
+    max_running = None
     cache_use = 0.0  # each request brings its own cache, as large as its answer can get
 
     def __init__(self, folder: Path):

@@ -25,6 +25,7 @@ class VllmBackend:
     name = "vllm"
     score = None
     unsupported = frozenset[str]()
+    max_running = None
     cache_use = 0.0  # vLLM tells its own metrics only
 
     def __init__(self, folder: Path, context: int, max_running: int):

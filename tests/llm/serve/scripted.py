@@ -30,6 +30,7 @@ class ScriptedBackend:
     """Says `text` to every request, a token a step, and then ends; a request without end goes on for ever."""
 
     name = "scripted"
+    max_running = None
     cache_use = 0.0
 
     def __init__(self, release: Release, unsupported: frozenset[str] = frozenset()):

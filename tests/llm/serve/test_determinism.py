@@ -4,14 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from functools import partial
 
 import pytest
 
+from llm.config import ConfigError
 from llm.serve.determinism import PROMPTS, measure
-from llm.serve.engine import Event, Sampling
+from llm.serve.engine import Backend, Engine, Event, Sampling
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.release import Release
 from llm.serve.torch_backend import TorchBackend
+
+SAME = {"same_among_others": 1.0, "same_with_warm_cache": 1.0}
+
+
+def share(make: Callable[[], Backend], prompts: Sequence[list[int]], max_tokens: int, rounds: int) -> dict[str, float]:
+    with closing(Engine(make, 10**6, 10**6)) as engine:
+        return measure(engine, prompts, max_tokens, rounds)
 
 
 def encode(release: Release) -> list[list[int]]:
@@ -19,14 +30,13 @@ def encode(release: Release) -> list[list[int]]:
 
 
 def test_torch_answers_the_same_among_others(release: Release) -> None:
-    shares = measure(TorchBackend(release.folder / "hf"), encode(release), max_tokens=5, rounds=1)
-    assert shares == {"answers": 9, "same_among_others": 1.0, "same_with_warm_cache": 1.0}
+    shares = share(lambda: TorchBackend(release.folder / "hf"), encode(release), max_tokens=5, rounds=1)
+    assert shares == {"answers": 9, **SAME}
 
 
 def test_openvino_in_exact_mode_answers_the_same_among_others(release: Release) -> None:
-    backend = OpenVinoBackend(release.served, release.context, exact=True)
-    shares = measure(backend, encode(release), max_tokens=25, rounds=1)
-    assert shares == {"answers": 9, "same_among_others": 1.0, "same_with_warm_cache": 1.0}
+    make = partial(OpenVinoBackend, release.served, release.context, exact=True)
+    assert share(make, encode(release), max_tokens=25, rounds=1) == {"answers": 9, **SAME}
 
 
 @pytest.mark.slow
@@ -44,7 +54,8 @@ class Crowded:
 
     name, unsupported, score, cache_use = "crowded", frozenset[str](), None, 0.0
 
-    def __init__(self) -> None:
+    def __init__(self, max_running: int | None = None) -> None:
+        self.max_running = max_running
         self._left: dict[int, int] = {}
 
     def add(self, request: int, ids: list[int], sampling: Sampling) -> None:
@@ -62,5 +73,18 @@ class Crowded:
 
 
 def test_an_engine_whose_answers_depend_on_company_is_found_out() -> None:
-    shares = measure(Crowded(), [[1]] * 9, max_tokens=12, rounds=2)
+    shares = share(Crowded, [[1]] * 9, max_tokens=12, rounds=2)
     assert shares == {"answers": 18, "same_among_others": 0.0, "same_with_warm_cache": 0.0}
+
+
+def test_what_an_engine_takes_one_at_a_time_it_is_given_one_at_a_time() -> None:
+    assert share(partial(Crowded, 1), [[1]] * 9, max_tokens=12, rounds=2) == {"answers": 18, **SAME}
+
+
+def test_an_engine_that_fails_is_said_so() -> None:
+    class Broken(Crowded):
+        def step(self) -> list[tuple[int, Event]]:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(ConfigError, match="the engine crowded failed on a prompt"):
+        share(Broken, [[1]] * 9, max_tokens=12, rounds=1)

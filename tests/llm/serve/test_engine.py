@@ -1,13 +1,14 @@
 """Both backends in process: they agree with llm.infer, repeat by seed, end, cancel and refuse."""
 
-from collections.abc import Iterator
+import queue
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
 from llm.infer.generate import generate
 from llm.model.folder import load_model
-from llm.serve.engine import Engine, Sampling, Unobserved
+from llm.serve.engine import Engine, Event, Sampling, Unobserved
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, load_backend
@@ -183,6 +184,32 @@ def test_exact_mode_gives_the_same_text_alone_and_among_many(release: Release) -
     streams = [engine.stream([*IDS, *extra], Sampling(40, frozenset(), seed=5)) for extra in ([], [7], [8, 9], [9])]
     assert [token for event in streams[0] for token in event.tokens] == alone
     engine.close()
+
+
+def test_exact_mode_serves_keys_in_turns_one_request_at_a_time(release: Release) -> None:
+    seen, ended = Seen(), queue.SimpleQueue[str]()
+    engine = Engine(
+        lambda: OpenVinoBackend(release.served, release.context, exact=True),
+        release.tokenizer.vocab_size,
+        release.context,
+        observe=seen,
+    )
+
+    def submit(name: str, behind: Sequence[str] = ()) -> None:
+        def sink(event: Event) -> None:
+            if event.finish is None:
+                for other in behind:
+                    submit(other)
+            else:
+                ended.put(f"{name} {event.finish}")
+
+        engine.submit(IDS, Sampling(2, frozenset()), sink, owner=name[0])
+
+    submit("a1", behind=("a2", "a3", "a4", "b1", "b2"))
+    order = [ended.get(timeout=20) for _ in range(6)]
+    engine.close()
+    assert order == [f"{name} length" for name in ("a1", "a2", "b1", "a3", "b2", "a4")]
+    assert max(seen.states) == (1, 5)
 
 
 def test_unknown_engine_is_refused(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ class Scripted:
     """Gives each request its first prompt token back; a step waits for `gate`, and raises after `good_steps`."""
 
     name = "scripted"
+    max_running: int | None = None
     unsupported = frozenset({"json_schema"})
     score: Callable[[list[int], int], list[TokenScore]] | None = None
     cache_use = 0.0
@@ -94,6 +95,26 @@ def test_owners_take_turns_and_no_more_than_the_limit_run() -> None:
         assert backend.started in ([1, 4, 2, 5, 3], [1, 2, 4, 3, 5])  # the first may have started before b came
         assert backend.most == 1
         assert [sink.tokens for sink in sinks] == [[1, 1], [2, 2], [3, 3], [4, 4], [5, 5]]
+
+
+def test_owners_take_turns_at_a_backend_that_takes_one_at_a_time() -> None:
+    backend, seen, sinks = Scripted(), _Seen(), [Sink() for _ in range(5)]
+    backend.max_running = 1
+    engine = Engine(lambda: backend, 10, 100, observe=seen, max_queue=4)
+
+    def submit_rest(event: Event) -> None:  # in the engine's thread, so that all wait before the second one starts
+        if event.finish is None:
+            for sink, owner in zip(sinks[1:], "aabb", strict=True):
+                engine.submit([sinks.index(sink) + 1], Sampling(2, frozenset()), sink, owner)
+            with pytest.raises(QueueFull):
+                engine.submit([1], Sampling(2, frozenset()), Sink(), "c")
+        sinks[0](event)
+
+    engine.submit([1], Sampling(2, frozenset()), submit_rest, "a")
+    assert [sink.wait() for sink in sinks] == ["length"] * 5
+    engine.close()
+    assert (backend.started, backend.most) == ([1, 2, 4, 3, 5], 1)
+    assert seen.states == [(1, 4), (0, 4), (1, 3), (0, 3), (1, 2), (0, 2), (1, 1), (0, 1), (1, 0), (0, 0), (0, 0)]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again() -> None:
@@ -202,6 +223,14 @@ def test_scoring_lets_running_requests_step_in_between() -> None:
         gate.set()
         assert [one.wait() for one in [sink, *scored]] == ["length", "stop", "stop", "stop"]
     assert not any(a == b == "score" for a, b in zip(order, order[1:], strict=False))
+
+
+class _Seen(Unobserved):
+    def __init__(self) -> None:
+        self.states: list[tuple[int, int]] = []
+
+    def state(self, running: int, waiting: int, cache_use: float) -> None:
+        self.states.append((running, waiting))
 
 
 class _Restarts(Unobserved):
