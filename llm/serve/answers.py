@@ -5,10 +5,10 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from llm.serve.engine import Engine, Event, Finish, QueueFull, Sink, TokenScore
 from llm.serve.errors import ApiError
+from llm.serve.keys import Caller
 from llm.serve.metrics import Metrics, Reason, Watch
 from llm.serve.prompts import Prompt
 from llm.serve.release import Release
@@ -58,15 +58,6 @@ def stream_answer(engine: Engine, release: Release, prompt: Prompt) -> Iterator[
         yield piece
         if piece.finish:
             return
-
-
-class Caller(Protocol):
-    """Who asks: the owner of an API key."""
-
-    key_id: str
-
-    def charge(self, tokens: int) -> None:
-        """Count the tokens of an answer against the key's limits."""
 
 
 @dataclass
