@@ -8,9 +8,8 @@ from llm.data.schema import hash_id
 from llm.data.tokenizer import Tokenizer
 from llm.evals.alignment import Answers, Prompt, answer_text, collect_prompts, make_prompt
 from llm.infer.generate import Completion
+from llm.rl.prompts import HARMLESS
 from llm.rl.reward_model import PRINCIPLES
-
-HARMLESS = "harmless"  # the kind of the preferences whose prompts everybody should answer
 
 
 @dataclass(frozen=True)
