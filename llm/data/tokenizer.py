@@ -74,13 +74,14 @@ class Tokenizer:
             "chat_template": MARKED_TEMPLATE,
             "eos_token": end,
             "pad_token": eos,
-            "bos_token": None,
+            "bos_token": eos,  # what every training document followed; readers are not to add it by themselves
             "unk_token": None,
             "add_bos_token": False,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
         }
-        generation = {"eos_token_id": [self.im_end_id, self.eos_id], "pad_token_id": self.eos_id}
+        stops = [self.im_end_id, self.eos_id]
+        generation = {"bos_token_id": self.eos_id, "eos_token_id": stops, "pad_token_id": self.eos_id}
         for name, content in (("tokenizer_config.json", config), ("generation_config.json", generation)):
             (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
 

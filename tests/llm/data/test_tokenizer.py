@@ -85,6 +85,19 @@ def test_render_equals_the_exported_template(tokenizer, tmp_path):
     assert tokenizer.decode(learned) == "A function.<|im_end|>"
 
 
+def test_the_exported_tokenizer_names_what_a_document_follows_and_does_not_add_it(tokenizer, tmp_path):
+    from transformers import AutoTokenizer, GenerationConfig
+
+    tokenizer.save(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    assert (theirs.bos_token, theirs.bos_token_id) == ("<|endoftext|>", tokenizer.eos_id)
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (tokenizer.im_end_id, tokenizer.eos_id)
+    assert GenerationConfig.from_pretrained(tmp_path).bos_token_id == tokenizer.eos_id
+    for text in (*TEXT, ""):
+        for add in (True, False):
+            assert theirs(text, add_special_tokens=add)["input_ids"] == tokenizer.encode(text)
+
+
 def test_unknown_role_is_named(tokenizer):
     with pytest.raises(ConfigError, match="role 'tool'"):
         render(tokenizer, [{"role": "tool", "content": "x"}])

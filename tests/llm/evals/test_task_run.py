@@ -206,6 +206,7 @@ def test_our_model_gives_what_transformers_gives(tmp_path: Path) -> None:
     chat: Prompt = [{"role": "user", "content": "Who saw it?"}]
     assert mine.encode_prompt(chat) == theirs.encode_prompt(chat)
     assert mine.encode_prompt("Who") == [tokenizer.eos_id, *theirs.encode_prompt("Who")]
+    assert mine.encode_pair("", "The miller") == theirs.encode_pair("", "The miller")
     pairs = [mine.encode_pair(prompt, " The miller") for prompt in (chat, "Q: Who?\nA: ", "")]
     assert [mine.tokenizer.decode(tail) for _, tail in pairs] == [" The miller", "  The miller", " The miller"]
     rows, starts = [head + tail for head, tail in pairs], [len(head) for head, _ in pairs]

@@ -51,6 +51,7 @@ def test_file_says_what_readers_need(files: dict[str, Path], model: Transformer,
     assert fields["qwen3.attention.key_length"] == fields["qwen3.attention.value_length"] == 32
     assert fields["tokenizer.ggml.pre"] == "qwen2"
     assert fields["tokenizer.ggml.eos_token_id"] == tokenizer.im_end_id
+    assert (fields["tokenizer.ggml.bos_token_id"], fields["tokenizer.ggml.add_bos_token"]) == (tokenizer.eos_id, False)
     types = fields["tokenizer.ggml.token_type"]
     special = {tokenizer.eos_id, tokenizer.im_start_id, tokenizer.im_end_id}
     assert {i for i, kind in enumerate(types) if kind == 3} == special
