@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from llm.serve.engine import Engine, Event, Finish, QueueFull, Sink, TokenScore
+from llm.serve.backend import Event, Finish, TokenScore
+from llm.serve.engine import Engine, QueueFull, Sink
 from llm.serve.errors import ApiError
 from llm.serve.keys import Caller
 from llm.serve.metrics import Metrics, Reason, Watch

@@ -14,7 +14,8 @@ from functools import partial
 from queue import SimpleQueue
 
 from llm.config import require
-from llm.serve.engine import Engine, Event, Finish, Sampling
+from llm.serve.backend import Event, Finish, Sampling
+from llm.serve.engine import Engine
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, find_release, load_backend
 

@@ -7,7 +7,7 @@ import codecs
 from collections.abc import Sequence
 
 from llm.serve.answers import Answer, Piece, Session
-from llm.serve.engine import TokenScore
+from llm.serve.backend import TokenScore
 from llm.serve.prompts import Prompt
 from llm.serve.release import Release
 from llm.serve.replies import Alternative, ChatLogprobs, ChatToken, TextLogprobs

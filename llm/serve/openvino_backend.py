@@ -13,7 +13,7 @@ import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
 from llm.export.openvino import engine_properties
-from llm.serve.engine import Event, Finish, Sampling, TokenScore
+from llm.serve.backend import Event, Finish, Sampling, TokenScore
 from llm.serve.grammar import to_grammar
 
 BLOCK_TOKENS = 32  # size of a page of OpenVINO's CPU cache

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from llm.serve.engine import Sampling
+from llm.serve.backend import Sampling
 
 
 def adjust(logits_V: Tensor, in_prompt_V: Tensor, counts_V: Tensor, sampling: Sampling) -> Tensor:

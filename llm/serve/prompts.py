@@ -5,7 +5,8 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from llm.serve.engine import Engine, Sampling
+from llm.serve.backend import Sampling
+from llm.serve.engine import Engine
 from llm.serve.errors import ApiError
 from llm.serve.release import Release
 from llm.serve.requests import ChatRequest, CompletionRequest

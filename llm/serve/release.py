@@ -12,7 +12,7 @@ from llm.config import ConfigError, require
 from llm.data.chat import render
 from llm.data.tokenizer import Tokenizer
 from llm.export.verify import verify
-from llm.serve.engine import Backend
+from llm.serve.backend import Backend
 from llm.serve.params import ServeParams
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from torch import Tensor
 from llm.infer.sampler import choose_tokens, draw_uniforms
 from llm.model.folder import load_model
 from llm.model.transformer import KVCache
-from llm.serve.engine import Event, Finish, Sampling, TokenScore
+from llm.serve.backend import Event, Finish, Sampling, TokenScore
 from llm.serve.penalties import adjust
 
 SCORED_ROWS = 256  # whose logits are held at a time

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.serve.engine import Event, Finish, Sampling, TokenScore
+from llm.serve.backend import Event, Finish, Sampling, TokenScore
 from llm.serve.grammar import to_grammar
 
 log = logging.getLogger(__name__)

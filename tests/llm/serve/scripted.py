@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from llm.serve.app import Served, create_app
+from llm.serve.backend import Event, Sampling, TokenScore
 from llm.serve.drain import Drain
-from llm.serve.engine import Engine, Event, Sampling, TokenScore
+from llm.serve.engine import Engine
 from llm.serve.gateway import Gateway
 from llm.serve.keys import KeyRing
 from llm.serve.limits import Budget, Limiter

@@ -11,8 +11,9 @@ from functools import partial
 import pytest
 
 from llm.config import ConfigError
+from llm.serve.backend import Backend, Event, Sampling
 from llm.serve.determinism import PROMPTS, measure
-from llm.serve.engine import Backend, Engine, Event, Sampling
+from llm.serve.engine import Engine
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.release import Release
 from llm.serve.torch_backend import TorchBackend

@@ -8,7 +8,8 @@ import torch
 
 from llm.infer.generate import generate
 from llm.model.folder import load_model
-from llm.serve.engine import Engine, Event, Sampling, Unobserved
+from llm.serve.backend import Event, Sampling
+from llm.serve.engine import Engine, Unobserved
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.params import ServeParams
 from llm.serve.release import Release, load_backend

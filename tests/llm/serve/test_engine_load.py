@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from llm.serve.engine import Backend, Engine, Event, QueueFull, Sampling, TokenScore, Unobserved
+from llm.serve.backend import Backend, Event, Sampling, TokenScore
+from llm.serve.engine import Engine, QueueFull, Unobserved
 
 WAIT_S = 20
 

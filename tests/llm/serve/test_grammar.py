@@ -6,7 +6,7 @@ import re
 import jsonschema
 import pytest
 
-from llm.serve.engine import Sampling
+from llm.serve.backend import Sampling
 from llm.serve.grammar import to_grammar
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.release import Release

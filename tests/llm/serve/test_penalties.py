@@ -12,7 +12,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from llm.export.gguf import write_gguf
 from llm.model.folder import load_model, save_model
-from llm.serve.engine import Backend, Sampling
+from llm.serve.backend import Backend, Sampling
 from llm.serve.openvino_backend import OpenVinoBackend
 from llm.serve.penalties import adjust
 from llm.serve.release import Release

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from llm.serve.engine import Event, Sampling, TokenScore
+from llm.serve.backend import Event, Sampling, TokenScore
 from llm.serve.vllm_backend import VllmBackend
 
 
