@@ -193,7 +193,8 @@ class Gateway:
                 with self._drain.watch(deadline):
                     body = await self._read_body(receive)
                     if body is not None:
-                        await self._app(scope, replay(body, receive), partial(_send_until, deadline, reply))
+                        send = partial(self._send_while_valid, key, deadline, reply)
+                        await self._app(scope, replay(body, receive), send)
         except ApiError as error:
             await reply.refuse(error)
         except TimeoutError:
@@ -201,9 +202,22 @@ class Gateway:
                 raise
             with suppress(TimeoutError):  # a client that does not read gets no last event
                 async with asyncio.timeout(LAST_EVENT_S):
-                    await reply.cut(self._stopping() if self._drain.active else self._too_slow())
+                    await reply.cut(self._why_cut(key))
 
-    def _too_slow(self) -> Refusal:
+    async def _send_while_valid(self, key: Key, deadline: asyncio.Timeout, reply: Reply, message: Message) -> None:
+        """Pass a message on, unless the time is over or the key was revoked: the last event is the gateway's."""
+        if deadline.expired():
+            return
+        if self._keys.get(key.id) is None:
+            deadline.reschedule(asyncio.get_running_loop().time())
+            return
+        await reply.send(message)
+
+    def _why_cut(self, key: Key) -> Refusal:
+        if self._drain.active:
+            return self._stopping()
+        if self._keys.get(key.id) is None:
+            return Refusal(f"the key {key.id} was revoked", status=401, code="invalid_api_key")
         message = f"the request took longer than {self._params.request_timeout_s:g} s"
         return Refusal(message, status=504, code="request_timeout")
 
@@ -226,12 +240,6 @@ class Gateway:
                 raise
             text = f"the body did not arrive within {self._params.body_timeout_s:g} s"
             raise Refusal(text, status=408, code="body_timeout", headers={"connection": "close"}) from None
-
-
-async def _send_until(deadline: asyncio.Timeout, reply: Reply, message: Message) -> None:
-    """Pass a message on, unless the time is over: the last event is the gateway's."""
-    if not deadline.expired():
-        await reply.send(message)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -44,6 +44,16 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
+async def drip(request: Request) -> Response:
+    async def events() -> Any:
+        for _ in range(2000):
+            yield "data: 1\n\n"
+            await asyncio.sleep(0)
+        yield "data: whole\n\n"
+
+    return StreamingResponse(events(), media_type="text/event-stream")
+
+
 async def sleep(request: Request) -> Response:
     await asyncio.sleep(3600)
     return PlainTextResponse("slept")
@@ -66,6 +76,7 @@ APP = Starlette(
         Route("/v1/lineage/x", fine),
         Route("/v1/echo", echo, methods=["GET", "POST"]),
         Route("/v1/stream", stream),
+        Route("/v1/drip", drip),
         Route("/v1/sleep", sleep),
     ]
 )
@@ -149,6 +160,24 @@ def test_caller_is_named_and_each_request_has_an_id(gate: Gate) -> None:
     assert one["key"] == key.id
     assert one["scopes"] == ["inference"]
     assert one["request"] != two["request"]
+
+
+def test_a_stream_ends_when_its_key_is_revoked(gate: Gate) -> None:
+    key, secret = create_key(gate.path, "a", ["inference"], {})
+
+    async def run() -> list[httpx.Response]:
+        streams = [asyncio.create_task(gate.send("/v1/drip", one)) for one in (secret, RUN_KEY)]
+        await gate.wait_for(2)
+        for _ in range(100):  # turns of the loop: both have begun
+            await asyncio.sleep(0)
+        revoke_key(gate.path, key.id)
+        gate.now += 1
+        return await asyncio.gather(*streams)
+
+    cut, other = asyncio.run(run())
+    assert f"the key {key.id} was revoked" in cut.text
+    assert cut.text.endswith("data: [DONE]\n\n")
+    assert other.text.endswith("data: whole\n\n")
 
 
 def test_revoked_key_is_out_within_a_second(gate: Gate) -> None:
