@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from llm.serve.answers import Session
+from llm.serve.bodies import MAX_CHARS, parse
 from llm.serve.completions import answer_chat, answer_text, make_head, stream_chat, stream_text
 from llm.serve.engine import Engine
 from llm.serve.errors import ApiError, from_status
@@ -33,7 +34,7 @@ from llm.serve.prompts import (
 )
 from llm.serve.release import Release
 from llm.serve.replies import DetokenizeReply, ModelAbout, ModelList, ModelReply, TokenizeReply
-from llm.serve.requests import MAX_CHARS, ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
+from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from llm.serve.streaming import EventStream, while_connected
 from llm.serve.tools import render_turns
 

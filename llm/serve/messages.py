@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
+from llm.serve.bodies import read_json
 from llm.serve.errors import FieldError
-from llm.serve.strict_json import read_json
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 NAME_PATTERN = r"^[a-zA-Z0-9_-]{1,64}$"

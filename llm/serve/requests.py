@@ -5,19 +5,18 @@ asks (`user`), or ask for what happens anyway.
 """
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
     PlainValidator,
-    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
-from llm.serve.errors import ApiError, FieldError, from_validation, join_location
+from llm.serve.errors import FieldError
 from llm.serve.messages import (
     MAX_NOTE_CHARS,
     MAX_TOOLS,
@@ -31,9 +30,7 @@ from llm.serve.messages import (
     check_conversation,
     read_text,
 )
-from llm.serve.strict_json import read_json
 
-MAX_CHARS = 1_000_000  # of one text, unless the server has another limit
 MAX_PROMPTS = 32
 MAX_CHOICES = 16  # of one prompt
 MAX_ANSWERS = 64  # of one request
@@ -298,29 +295,3 @@ class DetokenizeRequest(BaseModel):
     model_config = STRICT
     model: Text | None = Field(None, description="the first one served, unless named")
     tokens: list[int]
-
-
-R = TypeVar("R", bound=BaseModel)
-
-
-def parse(kind: type[R], body: bytes, max_chars: int = MAX_CHARS) -> R:
-    """Return the request of a body. Raises ApiError(400) that names the field at fault."""
-    try:
-        tree = read_json(body)
-        if len(body) > max_chars:
-            _require_short(tree, max_chars, ())
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        raise from_validation(error) from None
-    except ValueError as error:
-        raise ApiError(f"the body is not valid JSON: {error}", code="invalid_json") from None
-
-
-def _require_short(value: object, max_chars: int, loc: tuple[int | str, ...]) -> None:
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, part in parts:
-        _require_short(part, max_chars, (*loc, name))
-    if isinstance(value, str) and len(value) > max_chars:
-        field = join_location(loc)
-        message = f"{field}: holds {len(value)} characters; at most {max_chars} are read"
-        raise ApiError(message, param=field, code="invalid_value")

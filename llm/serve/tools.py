@@ -10,9 +10,9 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
+from llm.serve.bodies import read_json
 from llm.serve.messages import FunctionCall, Json, Message, Tool, ToolCall
 from llm.serve.requests import ChatRequest
-from llm.serve.strict_json import read_json
 from llm.serve.text import longest_start
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"

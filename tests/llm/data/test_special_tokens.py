@@ -26,9 +26,10 @@ from llm.evals.multiple_choice import choose_options
 from llm.export.sample import draw_sample
 from llm.rl.pairs import tokenize_pairs
 from llm.rl.prompts import read_prompts
+from llm.serve.bodies import parse
 from llm.serve.prompts import prepare_chat, prepare_completion
 from llm.serve.release import Release
-from llm.serve.requests import ChatRequest, CompletionRequest, parse
+from llm.serve.requests import ChatRequest, CompletionRequest
 from stages.quantize import draw_windows
 
 ROOT = Path(__file__).parents[3]

@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from llm.serve.bodies import parse
 from llm.serve.errors import ApiError
 from llm.serve.prompts import prepare_chat, prepare_completion
 from llm.serve.release import Release
-from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest, parse
+from llm.serve.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from llm.serve.tools import render_turns
 
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from llm.serve.bodies import parse
 from llm.serve.errors import ApiError
 from llm.serve.messages import ToolCall
-from llm.serve.requests import ChatRequest, parse
+from llm.serve.requests import ChatRequest
 from llm.serve.tools import CallReader, call_schema, render_turns
 
 ASK = {"role": "user", "content": "What is the weather?"}
