@@ -13,13 +13,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from llm.quant.blocks import BLOCK, Floats, invert, scale_q8_0
+from llm.quant.blocks import BLOCK, Floats, Kind, Packed, invert, join_q8_0, pack_q4_0, scale_q8_0
 from llm.quant.search import search_q4_0
 
 Doubles = npt.NDArray[np.float64]
 
 # Share of the mean diagonal added to H: directions that calibration hardly saw would else be trusted.
 DAMPING = 0.01
+
+
+def compensate(kind: Kind, weight_OI: Floats, moment_II: Tensor, damping: float = DAMPING) -> Packed:
+    """Return the matrix in one kind, as a file stores it."""
+    if kind == "q8_0":
+        return join_q8_0(*compensate_q8_0(weight_OI, moment_II, damping))
+    return pack_q4_0(*compensate_q4_0(weight_OI, moment_II, damping))
 
 
 def compensate_q4_0(
