@@ -1,14 +1,15 @@
 """Quantize: the policy -> 8-bit, 4-bit and mixed GGUF files, each measured against the original.
 
-Four-bit codes are chosen with calibration text from the training split (`q4_0`) and by llama.cpp's plain rule
-(`q4_0_rtn`, the control, of the same kinds). `mixed` gives eight bits to the matrices that need them most, within
-`budget_bits`. All files are measured on the same held-out items through the engine that serves them.
+Four-bit codes are chosen with calibration text from the training split, block after block (`q4_0`), and by
+llama.cpp's plain rule (`q4_0_rtn`, the control, of the same kinds). `mixed` gives eight bits to the matrices that need
+them most, within `budget_bits`. All files are measured on the same held-out items through the engine that serves them,
+the two of four bits on further documents too.
 `base.seed` draws the calibration documents and the original's own text.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +30,10 @@ from llm.infer.score import score
 from llm.model.folder import load_model, to_hf_state
 from llm.model.transformer import Transformer
 from llm.progress import track
-from llm.quant.blocks import Kind, Packed, join_q8_0, pack_q4_0, round_q4_0
+from llm.quant.blocks import BITS, Kind, Packed, pack_q4_0, round_q4_0
 from llm.quant.calibration import collect_moments
-from llm.quant.compensate import compensate_q4_0, compensate_q8_0
+from llm.quant.chain import round_in_order
+from llm.quant.compensate import compensate
 from llm.quant.own_text import OwnText, join_draws, write_own_text
 from llm.quant.plan import plan_kinds
 from llm.quant.sensitivity import measure_sensitivity
@@ -43,12 +45,13 @@ PROMPT_TOKENS = 24  # of a document, before the original goes on by itself
 
 
 class Params(StageParams):
-    calibration: int = Field(64, ge=1, description="training documents from which input moments are taken")
+    calibration: int = Field(128, ge=1, description="training documents from which input moments are taken")
     damping: float = Field(0.01, gt=0, description="share of the mean moment added against overfitting to them")
     embedding: Literal["q8_0", "q4_0"] = Field("q8_0", description="kind of the (un)embedding in the q4_0 files")
     budget_bits: float = Field(6.0, ge=4.5, le=9, description="bits per weight that the mixed file may take")
     sensitivity_windows: int = Field(4, ge=1, description="training windows on which matrices are rounded one by one")
     windows: int = Field(128, ge=1, description="held-out documents that every format is measured on")
+    compared: int = Field(1280, ge=1, description="held-out documents on which compensated and plain q4_0 are compared")
     window_tokens: int = Field(256, ge=2, description="tokens of such a document at most")
     positions: int = Field(512, ge=400, description="held-out positions at which greedy next tokens are compared")
     own_tokens: int = Field(64, ge=1, description="tokens that the original writes after each document's beginning")
@@ -58,9 +61,10 @@ class Params(StageParams):
 
 @dataclass(frozen=True)
 class Held:
-    """What every level is asked: held-out documents, the original's own text, questions."""
+    """What every level is asked: held-out documents, the original's own text, questions; and more documents for two."""
 
     sample: Sample
+    more: list[list[int]]
     own: OwnText
     questions: list[Question]
     items: Items
@@ -85,7 +89,7 @@ def run(params: Params, paths: Paths) -> dict[str, Any]:
             name: describe(one, answers["original"], held) | dict(zip(SIZES, sizes[name], strict=True))
             for name, one in answers.items()
         },
-        "compensation": compare_levels(answers["q4_0"], answers["q4_0_rtn"], answers["original"], held.items),
+        "compensation": compare_rounding(out, answers, model, tokenizer, held, params),
         "sensitivity": {
             name: {"loss": round(loss, 7), "kind": files["mixed"][name].kind} for name, loss in losses.items()
         },
@@ -110,6 +114,21 @@ def describe(answers: Answers, original: Answers, held: Held) -> dict[str, Any]:
     }
 
 
+def compare_rounding(
+    folder: Path, answers: dict[str, Answers], model: Transformer, tokenizer: Tokenizer, held: Held, params: Params
+) -> dict[str, Any]:
+    """Return what compensation changes against plain rounding, for the held-out text from more documents.
+
+    On given text rounding errors count to first order (`llm.quant.own_text`): a few documents settle nothing.
+    """
+    ours, theirs = (
+        replace(answers[name], text=open_scorer(folder / f"{name}.gguf", model, params).score(held.more))
+        for name in track(["q4_0", "q4_0_rtn"], "files compared")
+    )
+    items = replace(held.items, text_bytes=count_bytes(tokenizer, [window[1:] for window in held.more]))
+    return compare_levels(ours, theirs, answers["original"], items)
+
+
 def quantize(
     model: Transformer, tokenizer: Tokenizer, clean: Path, params: Params
 ) -> tuple[dict[str, Mapping[str, Packed]], dict[str, float]]:
@@ -120,25 +139,28 @@ def quantize(
     state = to_hf_state(model)
     matrices = {name: tensor.numpy() for name, tensor in state.items() if tensor.ndim == 2}
     # The look-up of an embedding meets each row alone; only as unembedding has it inputs to keep outputs close on.
-    q8_0 = {
-        name: join_q8_0(*compensate_q8_0(weight, moments[name], params.damping))
-        for name, weight in track(list(matrices.items()), "matrices rounded to 8 bits")
+    alone: dict[Kind, dict[str, Packed]] = {
+        kind: {
+            name: compensate(kind, weight, moments[name], params.damping)
+            for name, weight in track(list(matrices.items()), f"matrices rounded to {kind}")
+        }
+        for kind in BITS
     }
-    rounded = {name: pack_q4_0(*round_q4_0(weight)) for name, weight in matrices.items()}
-    q4_0 = {
-        name: pack_q4_0(*compensate_q4_0(weight, moments[name], params.damping))
-        for name, weight in track(list(matrices.items()), "matrices rounded to 4 bits")
-    }
-    kept = {name: q8_0[name] for name in (EMBEDDING, "lm_head.weight") if name in q8_0 and params.embedding == "q8_0"}
+    plain = {name: pack_q4_0(*round_q4_0(weight)) for name, weight in matrices.items()}
     seen_NT = windows_NT[: params.sensitivity_windows]
     num_bytes = sum(count_bytes(tokenizer, seen_NT[:, 1:].tolist()))
-    losses = measure_sensitivity(model, seen_NT, num_bytes, q4_0)
+    losses = measure_sensitivity(model, seen_NT, num_bytes, alone["q4_0"])
     counts = {name: weight.size for name, weight in matrices.items()}
     num_other = sum(tensor.numel() for tensor in state.values()) - sum(counts.values())
     kinds = plan_kinds(losses, counts, params.budget_bits, num_other)
-    by_kind: dict[Kind, dict[str, Packed]] = {"q8_0": q8_0, "q4_0": q4_0}
-    mixed = {name: by_kind[kind][name] for name, kind in kinds.items()}
-    return {"q8_0": q8_0, "mixed": mixed, "q4_0": {**q4_0, **kept}, "q4_0_rtn": {**rounded, **kept}}, losses
+    fours: dict[str, Kind] = dict.fromkeys(matrices, "q4_0")
+    fours |= dict.fromkeys(matrices.keys() & {EMBEDDING, "lm_head.weight"}, params.embedding)
+    files: dict[str, Mapping[str, Packed]] = {"q8_0": alone["q8_0"]}
+    for file, plan in (("mixed", kinds), ("q4_0", fours)):
+        taken = {name: alone[kind][name] for name, kind in plan.items()}
+        files[file] = taken | round_in_order(model, windows_NT, taken[EMBEDDING], plan, params.damping)
+    kept = {name: files["q4_0"][name] for name, kind in fours.items() if kind == "q8_0"}
+    return files | {"q4_0_rtn": plain | kept}, losses
 
 
 def draw_windows(texts: list[str], tokenizer: Tokenizer, width: int) -> torch.Tensor:
@@ -152,12 +174,10 @@ def draw_windows(texts: list[str], tokenizer: Tokenizer, width: int) -> torch.Te
 def draw_held(clean: Path, model: Transformer, tokenizer: Tokenizer, params: Params) -> Held:
     """Return what all levels are asked."""
     context = min(model.config.context, params.window_tokens)
-    sample = draw_sample(
-        read_texts(clean, "val", params.windows),
-        tokenizer,
-        context=context,
-        num_windows=params.windows,
-        num_positions=params.positions,
+    texts = read_texts(clean, "val", max(params.windows, params.compared))
+    sample, more = (
+        draw_sample(texts, tokenizer, context=context, num_windows=count, num_positions=positions)
+        for count, positions in ((params.windows, params.positions), (params.compared, 0))
     )
     new_tokens = min(params.own_tokens, context // 2)
     own = write_own_text(
@@ -179,7 +199,7 @@ def draw_held(clean: Path, model: Transformer, tokenizer: Tokenizer, params: Par
         [window for window, _ in sample.positions],
         [options_key(question) for question in questions],
     )
-    return Held(sample, own, questions, items)
+    return Held(sample, more.windows, own, questions, items)
 
 
 def count_bytes(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[int]:
@@ -199,8 +219,7 @@ def answer_file(
     gguf: Path, model: Transformer, tokenizer: Tokenizer, held: Held, params: Params, cost: dict[str, float | str]
 ) -> Answers:
     """Let a file answer through OpenVINO; its speed goes to the run's cost."""
-    config = model.config
-    scorer = OpenVinoScorer(gguf, vocab_size=config.vocab_size, context=config.context, threads=params.base.threads)
+    scorer = open_scorer(gguf, model, params)
     sequences = [*held.sample.windows, *held.own.sequences]
     started = time.monotonic()
     scores = scorer.score(sequences)
@@ -211,8 +230,14 @@ def answer_file(
 
     text, own = scores[: len(held.sample.windows)], scores[len(held.sample.windows) :]
     own = [row[start - 1 :] for row, start in zip(own, held.own.starts, strict=True)]
-    credit = answer_questions(score_from, config.context, tokenizer, held.questions)
+    credit = answer_questions(score_from, model.config.context, tokenizer, held.questions)
     return Answers(text, join_draws(own, params.own_draws), scorer.next_tokens(held.sample.prefixes), credit)
+
+
+def open_scorer(gguf: Path, model: Transformer, params: Params) -> OpenVinoScorer:
+    """Open a file in the engine that serves it."""
+    config = model.config
+    return OpenVinoScorer(gguf, vocab_size=config.vocab_size, context=config.context, threads=params.base.threads)
 
 
 def answer_questions(scorer: Scorer, context: int, tokenizer: Tokenizer, questions: Sequence[Question]) -> list[float]:

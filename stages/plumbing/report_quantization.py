@@ -75,8 +75,8 @@ def describe_own_text(card: Json, compensation: Json) -> dict[str, Any] | None:
     other = "excludes" if text.low > 0 or text.high < 0 else "includes"
     why = (
         "On what the original itself writes a changed model loses whatever it changed; on other text rounding may gain "
-        "by chance, because alignment has moved the model away from it. On the held-out documents the difference "
-        f"between the two is {signed(text.value)} bits per byte, and its interval ({number(text.low)} to "
+        f"by chance, because alignment has moved the model away from it. On {number(text.n)} held-out documents the "
+        f"difference between the two is {signed(text.value)} bits per byte, and its interval ({number(text.low)} to "
         f"{number(text.high)}) {other} zero."
     )
     return {"plot": plot_dots(losses, Mark(0.0, "original"), show=show_thousandths), "claim": claim, "caption": why}

@@ -19,7 +19,15 @@ def run(inputs: dict[str, Path], out: Path, **params: object) -> tuple[dict, Pat
     paths = Paths("quantize", inputs, {"models/quantized": out})
     section = quantize.Params(
         base=Base(threads=1),
-        **{"calibration": 8, "windows": 16, "window_tokens": 48, "positions": 400, "questions": 8, **params},
+        **{
+            "calibration": 8,
+            "windows": 12,
+            "compared": 16,
+            "window_tokens": 48,
+            "positions": 400,
+            "questions": 8,
+            **params,
+        },
     )
     return quantize.run(section, paths), paths
 
@@ -48,6 +56,15 @@ def test_card_and_files(policy_inputs: dict[str, Path], tmp_path: Path):
     assert card["q8_0"]["bits_per_byte"] == pytest.approx(card["original"]["bits_per_byte"], rel=0.01)
     assert card["q4_0"]["agreement"] > 0.7
     assert metrics["sample"]["positions"] == 400
+    # The two four-bit files are compared on more held-out documents than the card is of; the rest is the card's.
+    compensation = metrics["compensation"]
+    assert {name: figure["n"] for name, figure in compensation.items()} == {
+        "text": 16,
+        "own_text": 12,
+        "agreement": 400,
+    }
+    ours, plain = (card[name]["intervals"]["own_text_loss"]["value"] for name in ("q4_0", "q4_0_rtn"))
+    assert compensation["own_text"]["value"] == pytest.approx(ours - plain, abs=3e-6)
     assert all(value > 0 for value in paths.cost.values())
     assert set(paths.cost) == {f"{kind}_scored_tokens_per_s" for kind in ("q8_0", "mixed", "q4_0", "q4_0_rtn")}
 
