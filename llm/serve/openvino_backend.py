@@ -12,7 +12,7 @@ import openvino
 import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
-from llm.export.openvino import engine_properties
+from llm.export.openvino import engine_properties, open_pipeline
 from llm.serve.backend import Event, Finish, Sampling, TokenScore
 from llm.serve.grammar import to_grammar
 
@@ -43,7 +43,7 @@ class OpenVinoBackend:
         scheduler.cache_size = 0
         scheduler.num_kv_blocks = PARALLEL * (context // BLOCK_TOKENS + 1)
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)
-        self._pipeline = genai.ContinuousBatchingPipeline(os.fspath(gguf), scheduler, "CPU", properties)
+        self._pipeline = open_pipeline(gguf, scheduler, properties)
         self.max_running = 1 if exact else max_running
         self._handles: dict[int, GenerationHandle] = {}
         self._scored: set[int] = set()  # those that asked for the log-probabilities of their tokens
