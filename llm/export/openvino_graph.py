@@ -26,6 +26,7 @@ from openvino import opset13 as op
 from llm.config import require
 
 CODES = {Kind.Q8_0: ov.Type.i8, Kind.Q4_0: ov.Type.i4}  # signed, without a zero point
+LEAST_LOGIT = np.float32(2)  # the largest presence penalty: what is left of a logit after it is not negative
 
 
 def build_graph(path: Path) -> ov.Model:
@@ -74,12 +75,21 @@ class _Builder:
             x_BTD = op.add(x_BTD, self._mlp(self._norm(x_BTD, f"{block}.ffn_norm"), block))
         x_BTD = self._norm(x_BTD, "output_norm")
         head_VD = self._matrix(["output"]) if "output.weight" in self.tensors else embedding_VD
-        logits_BTV = op.matmul(x_BTD, head_VD, False, True)
+        logits_BTV = self._lift(op.matmul(x_BTD, head_VD, False, True))
         logits_BTV.output(0).set_names({"logits"})
         model = ov.Model([op.result(logits_BTV)], self.sinks, self.inputs, "gristmill")
         if not self.kinds & set(CODES):
             model.set_rt_info("f16", ["runtime_options", "KV_CACHE_PRECISION"])  # as GenAI does; else it is 8 bits
         return model
+
+    def _lift(self, logits_BTV: Node) -> Node:
+        """Add what makes the least logit LEAST_LOGIT, which leaves every probability as it is.
+
+        GenAI adds a frequency or presence penalty to a negative logit, where it should be subtracted. As an addition
+        to the product this form lets GenAI compute a prompt's last position only.
+        """
+        least_BT1 = op.reduce_min(logits_BTV, np.array([-1]), True)
+        return op.add(logits_BTV, op.subtract(LEAST_LOGIT, least_BT1))
 
     def _input(self, shape: Sequence[int], dtype: type, name: str) -> Node:
         node = op.parameter(shape, dtype)
