@@ -1,7 +1,7 @@
 """Build the OpenVINO graph of a GGUF file, in the form that GenAI's continuous batching turns into paged attention.
 
-GenAI reads GGUF files too. Here query, key and value are one matrix product, gate and up another, and q8_0 keeps its
-signed codes: fewer, larger nodes, which is time, because every node costs some microseconds in every step.
+GenAI reads GGUF files too. Here query, key and value are one matrix product, angles come from a table and q8_0 keeps
+its signed codes: fewer, larger nodes, which is time, because every node costs some microseconds in every step.
 GenAI looks for attention over what was said before (a variable `past.*`) joined with what is new, takes past and mask
 away and gives each attention node its pages, causal; it feeds the new tokens of all requests as rows of length 1.
 
@@ -139,7 +139,8 @@ class _Builder:
         return op.reshape(copies, np.array([0, self.num_heads, -1, self.head_size]), True)
 
     def _mlp(self, x_BTD: Node, block: str) -> Node:
-        gate, up = self._project(x_BTD, [f"{block}.ffn_gate", f"{block}.ffn_up"])
+        """Return down(silu(gate) * up); gate and up stay apart: silu is then part of a product and nothing is split."""
+        (gate,), (up,) = (self._project(x_BTD, [f"{block}.{name}"]) for name in ("ffn_gate", "ffn_up"))
         return self._project(op.multiply(op.swish(gate), up), [f"{block}.ffn_down"])[0]
 
     def _norm(self, x: Node, name: str) -> Node:
