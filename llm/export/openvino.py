@@ -6,13 +6,16 @@ of range and prompts beyond the context without a word, so both are checked here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
+
+from llm.export.openvino_graph import build_graph
 
 # Prompt tokens of one engine step. Larger steps gain nothing on a CPU; the logits of a step are held at once.
 STEP_TOKENS = 2048
@@ -35,13 +38,26 @@ def engine_properties(threads: int, exact: bool = False) -> dict[str, str | int]
     return properties
 
 
+def open_pipeline(
+    gguf: Path, scheduler: genai.SchedulerConfig, properties: Mapping[str, str | int]
+) -> genai.ContinuousBatchingPipeline:
+    """Load a GGUF file as the graph that is built here; GenAI's own graph of it takes longer for each step.
+
+    GenAI opens folders only; the weights in it stay mapped after it is gone.
+    Raises:  ConfigError: see `build_graph`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        ov.save_model(build_graph(gguf), f"{folder}/openvino_model.xml", compress_to_fp16=False)
+        return genai.ContinuousBatchingPipeline(folder, genai.Tokenizer(str(gguf)), scheduler, "CPU", **properties)
+
+
 class OpenVinoScorer:
     """One GGUF file, loaded for scoring."""
 
     def __init__(self, gguf: Path, *, vocab_size: int, context: int, threads: int, exact: bool = False):
         self.vocab_size = vocab_size
         self.context = context
-        self._path = str(gguf)
+        self._path = gguf
         self._properties = engine_properties(threads, exact)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -59,7 +75,7 @@ class OpenVinoScorer:
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids that the file's own tokenizer gives; it parses special tokens that it finds in a text."""
-        tokenizer = genai.Tokenizer(self._path)
+        tokenizer = genai.Tokenizer(str(self._path))
         return [tokenizer.encode(text, add_special_tokens=False).input_ids.data[0].tolist() for text in texts]
 
     def generate(
@@ -91,7 +107,7 @@ class OpenVinoScorer:
         scheduler.enable_prefix_caching = prefix_cache
         scheduler.max_num_batched_tokens = max(STEP_TOKENS, self.context)
         scheduler.cache_size = 1
-        pipeline = genai.ContinuousBatchingPipeline(self._path, scheduler, "CPU", self._properties)
+        pipeline = open_pipeline(self._path, scheduler, self._properties)
         handles = []
         for i, ids in enumerate(prompts):
             config.rng_seed = seed + i  # add_request copies the settings

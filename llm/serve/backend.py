@@ -30,6 +30,7 @@ class Sampling:
         wanted = {
             "frequency_penalty": self.frequency_penalty,
             "presence_penalty": self.presence_penalty,
+            "repetition_penalty": self.repetition_penalty != 1.0,
             "logit_bias": self.logit_bias,
             "num_top": self.num_top,
             "json_schema": self.json_schema is not None,

@@ -12,7 +12,7 @@ import openvino
 import openvino_genai as genai
 from openvino_genai.py_openvino_genai import GenerationHandle
 
-from llm.export.openvino import engine_properties
+from llm.export.openvino import engine_properties, open_pipeline
 from llm.serve.backend import Event, Finish, Sampling, TokenScore
 from llm.serve.grammar import to_grammar
 
@@ -25,9 +25,8 @@ class OpenVinoBackend:
     """A pipeline and the handles of its running requests. It gives no alternatives to a token, so it does not score."""
 
     score = None
-    # Its frequency and presence penalties are added, not subtracted, where a logit is negative: a token that was once
-    # written against the odds would be written for ever. Its repetition penalty is transformers'.
-    unsupported = frozenset({"frequency_penalty", "presence_penalty", "logit_bias", "num_top"})
+    # The graph makes all logits positive, so that the two other penalties are subtracted; this one needs their signs.
+    unsupported = frozenset({"repetition_penalty", "logit_bias", "num_top"})
 
     def __init__(self, gguf: Path, context: int, exact: bool = False, max_running: int = 64):
         """Load the file; `exact` gives the same text alone and among many.
@@ -43,7 +42,7 @@ class OpenVinoBackend:
         scheduler.cache_size = 0
         scheduler.num_kv_blocks = PARALLEL * (context // BLOCK_TOKENS + 1)
         properties = engine_properties(len(os.sched_getaffinity(0)), exact)
-        self._pipeline = genai.ContinuousBatchingPipeline(os.fspath(gguf), scheduler, "CPU", properties)
+        self._pipeline = open_pipeline(gguf, scheduler, properties)
         self.max_running = 1 if exact else max_running
         self._handles: dict[int, GenerationHandle] = {}
         self._scored: set[int] = set()  # those that asked for the log-probabilities of their tokens
@@ -87,7 +86,8 @@ def _config(sampling: Sampling) -> genai.GenerationConfig:
     config.max_new_tokens = sampling.max_tokens
     config.stop_token_ids = set(sampling.stop_ids)
     config.ignore_eos = not sampling.stop_ids  # else the file's own end token stops too
-    config.repetition_penalty = sampling.repetition_penalty
+    config.frequency_penalty = sampling.frequency_penalty
+    config.presence_penalty = sampling.presence_penalty
     config.logprobs = 0 if sampling.num_top is None else 1
     config.do_sample = sampling.temperature > 0
     if config.do_sample:

@@ -277,11 +277,12 @@ def test_what_the_engine_cannot_do_is_named(release: Release, tmp_path: Path) ->
     schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}
     cases: list[tuple[dict[str, Any], str]] = [
         ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty"),
         ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
         ({"response_format": schema}, "response_format"),
         ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
     ]
-    everything = frozenset({"logit_bias", "num_top", "json_schema"})
+    everything = frozenset({"repetition_penalty", "logit_bias", "num_top", "json_schema"})
     with serve([release], ServeParams(), tmp_path, everything) as api:
         client = openai.OpenAI(base_url=f"{api.address}/v1", api_key=KEY, max_retries=0)
         for options, param in cases:

@@ -99,7 +99,7 @@ def test_question_gets_an_answer_from_the_real_server(browser: Chrome, server: s
     assert page.find_element(By.ID, "name").text == "gristmill"
     assert "0123456789abcdef-not-released" in page.find_element(By.ID, "about").text
     assert page.find_element(By.ID, "banner").is_displayed()
-    choose(page, max_tokens="30", top_k="50", min_p="0.01", repetition_penalty="1.1", seed="1")
+    choose(page, max_tokens="30", top_k="50", min_p="0.01", frequency_penalty="0.1", seed="1")
     question = "<img src=x onerror=alert(1)> What does it return?"
     last = ask(page, question)
     assert "tokens/s" in note(last)
@@ -213,7 +213,7 @@ def test_settings_are_sent_and_kept(stubbed: Chrome, stub: Stub) -> None:
         "top_p": 0.5,
         "top_k": 7,
         "min_p": 0.05,
-        "repetition_penalty": 1.1,
+        "frequency_penalty": 0.1,
         "max_tokens": 64,
         "seed": 5,
     }
