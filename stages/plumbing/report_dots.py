@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from stages.plumbing.report_numbers import Figure, number, percent
 
-ROOM = 22  # per cent of a phone's width that the label of a mark takes; a limit nearer to it has no label
+ROOM = 30  # per cent of the width of a plot in a card that the label of a mark takes; a limit nearer to it has no label
 
 
 class Row(NamedTuple):
