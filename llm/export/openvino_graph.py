@@ -1,11 +1,13 @@
 """Build the OpenVINO graph of a GGUF file, in the form that GenAI's continuous batching turns into paged attention.
 
-GenAI reads GGUF files too. Here query, key and value are one matrix product, angles come from a table and q8_0 keeps
-its signed codes: fewer, larger nodes, which is time, because every node costs some microseconds in every step.
+GenAI reads GGUF files too. Here query, key and value are one matrix product, angles come from a table, q8_0 keeps
+its signed codes and nothing is turned around between heads and positions: fewer, larger nodes, which is time, because
+every node costs some microseconds in every step.
 GenAI looks for attention over what was said before (a variable `past.*`) joined with what is new, takes past and mask
-away and gives each attention node its pages, causal; it feeds the new tokens of all requests as rows of length 1.
+away and gives each attention node its pages, causal; it feeds the new tokens of all requests as rows of one position.
+Only so can the graph be run: without pages, several positions in a row would not see one another.
 
-Shapes: B batch, T new positions, S all positions, D hidden, H query heads, G key/value heads, K head size,
+Shapes: B rows, each of one new position, S all positions, D hidden, H query heads, G key/value heads, K head size,
 O output rows and I input columns of a matrix, V vocabulary.  Model: `llm.model.transformer`, whose names these are.
 """
 
@@ -30,7 +32,7 @@ LEAST_LOGIT = np.float32(2)  # the largest presence penalty: what is left of a l
 
 
 def build_graph(path: Path) -> ov.Model:
-    """Return a model from input_ids and position_ids [B, T] to logits [B, T, V], fp32; its matrices stay packed.
+    """Return a model from input_ids and position_ids [B, 1] to logits [B, 1, V], fp32; its matrices stay packed.
 
     Raises:  ConfigError: the file is of another architecture, or a matrix of a type that is not f16, q8_0 or q4_0.
     """
@@ -60,36 +62,38 @@ class _Builder:
         return self.fields[key].contents()
 
     def build(self) -> ov.Model:
-        ids_BT = self._input([-1, -1], np.int64, "input_ids")
-        positions_BT = self._input([-1, -1], np.int64, "position_ids")
-        self.mask_BHTS = self._input([-1, 1, -1, -1], np.float32, "attention_mask")
+        ids_B, positions_B = (
+            op.reshape(self._input([-1, -1], np.int64, name), np.array([-1]), False)
+            for name in ("input_ids", "position_ids")
+        )
+        self.mask_BH1S = self._input([-1, 1, -1, -1], np.float32, "attention_mask")
         self.rows_B = self._input([-1], np.int32, "beam_idx")
-        self.cos_B1TK, self.sin_B1TK = (
-            op.unsqueeze(op.gather(table, positions_BT, np.int64(0)), np.int64(1)) for table in self._angles()
+        self.cos_B11K, self.sin_B11K = (
+            op.unsqueeze(op.gather(table, positions_B, np.int64(0)), np.array([1, 2])) for table in self._angles()
         )
         embedding_VD = self._matrix(["token_embd"])
-        x_BTD = op.gather(embedding_VD, ids_BT, np.int64(0))
+        x_BD = op.gather(embedding_VD, ids_B, np.int64(0))
         for layer in range(self._read("qwen3.block_count")):
             block = f"blk.{layer}"
-            x_BTD = op.add(x_BTD, self._attend(self._norm(x_BTD, f"{block}.attn_norm"), block))
-            x_BTD = op.add(x_BTD, self._mlp(self._norm(x_BTD, f"{block}.ffn_norm"), block))
-        x_BTD = self._norm(x_BTD, "output_norm")
+            x_BD = op.add(x_BD, self._attend(self._norm(x_BD, f"{block}.attn_norm"), block))
+            x_BD = op.add(x_BD, self._mlp(self._norm(x_BD, f"{block}.ffn_norm"), block))
+        x_B1D = self._norm(op.unsqueeze(x_BD, np.int64(1)), "output_norm")
         head_VD = self._matrix(["output"]) if "output.weight" in self.tensors else embedding_VD
-        logits_BTV = self._lift(op.matmul(x_BTD, head_VD, False, True))
-        logits_BTV.output(0).set_names({"logits"})
-        model = ov.Model([op.result(logits_BTV)], self.sinks, self.inputs, "gristmill")
+        logits_B1V = self._lift(op.matmul(x_B1D, head_VD, False, True))
+        logits_B1V.output(0).set_names({"logits"})
+        model = ov.Model([op.result(logits_B1V)], self.sinks, self.inputs, "gristmill")
         if not self.kinds & set(CODES):
             model.set_rt_info("f16", ["runtime_options", "KV_CACHE_PRECISION"])  # as GenAI does; else it is 8 bits
         return model
 
-    def _lift(self, logits_BTV: Node) -> Node:
+    def _lift(self, logits_B1V: Node) -> Node:
         """Add what makes the least logit LEAST_LOGIT, which leaves every probability as it is.
 
         GenAI adds a frequency or presence penalty to a negative logit, where it should be subtracted. As an addition
         to the product this form lets GenAI compute a prompt's last position only.
         """
-        least_BT1 = op.reduce_min(logits_BTV, np.array([-1]), True)
-        return op.add(logits_BTV, op.subtract(LEAST_LOGIT, least_BT1))
+        least_B11 = op.reduce_min(logits_B1V, np.array([-1]), True)
+        return op.add(logits_B1V, op.subtract(LEAST_LOGIT, least_B11))
 
     def _input(self, shape: Sequence[int], dtype: type, name: str) -> Node:
         node = op.parameter(shape, dtype)
@@ -105,32 +109,28 @@ class _Builder:
         angles = np.outer(np.arange(self._read("qwen3.context_length"), dtype=np.float32), np.tile(frequency, 2))
         return np.cos(angles), np.sin(angles)
 
-    def _attend(self, x_BTD: Node, block: str) -> Node:
-        parts = self._project(x_BTD, [f"{block}.attn_q", f"{block}.attn_k", f"{block}.attn_v"])
-        query, key, value = (op.reshape(part, np.array([0, 0, -1, self.head_size]), True) for part in parts)
-        query = self._rotate(self._heads(self._norm(query, f"{block}.attn_q_norm")))
-        key = self._rotate(self._heads(self._norm(key, f"{block}.attn_k_norm")))
-        key, value = self._extend(key, f"past.{block}.key"), self._extend(self._heads(value), f"past.{block}.value")
-        mixed_BHTK = op.scaled_dot_product_attention(query, key, value, self.mask_BHTS)
-        mixed_BTD = op.reshape(self._heads(mixed_BHTK), np.array([0, 0, self.num_heads * self.head_size]), True)
-        return self._project(mixed_BTD, [f"{block}.attn_output"])[0]
+    def _attend(self, x_BD: Node, block: str) -> Node:
+        parts = self._project(x_BD, [f"{block}.attn_q", f"{block}.attn_k", f"{block}.attn_v"])
+        query, key, value = (op.reshape(part, np.array([0, -1, 1, self.head_size]), True) for part in parts)
+        query = self._rotate(self._norm(query, f"{block}.attn_q_norm"))
+        key = self._rotate(self._norm(key, f"{block}.attn_k_norm"))
+        key, value = self._extend(key, f"past.{block}.key"), self._extend(value, f"past.{block}.value")
+        mixed_BH1K = op.scaled_dot_product_attention(query, key, value, self.mask_BH1S)
+        mixed_BD = op.reshape(mixed_BH1K, np.array([0, -1]), True)
+        return self._project(mixed_BD, [f"{block}.attn_output"])[0]
 
-    def _heads(self, x: Node) -> Node:
-        """Swap positions and heads."""
-        return op.transpose(x, np.array([0, 2, 1, 3]))
-
-    def _rotate(self, x_BHTK: Node) -> Node:
+    def _rotate(self, x_BH1K: Node) -> Node:
         """Turn the pairs (i, i + K/2) by the angles of their positions."""
         half = self.head_size // 2  # the plugin makes one node of this form, with axis 3 and not -1
-        first, second = op.variadic_split(x_BHTK, np.int64(3), np.array([half, half])).outputs()
+        first, second = op.variadic_split(x_BH1K, np.int64(3), np.array([half, half])).outputs()
         swapped = op.concat([op.multiply(second, np.float32(-1)), first], -1)
-        return op.add(op.multiply(x_BHTK, self.cos_B1TK), op.multiply(swapped, self.sin_B1TK))
+        return op.add(op.multiply(x_BH1K, self.cos_B11K), op.multiply(swapped, self.sin_B11K))
 
-    def _extend(self, new_BGTK: Node, past: str) -> Node:
+    def _extend(self, new_BG1K: Node, past: str) -> Node:
         """Return past and new keys or values, each head as often as query heads share it, [B, H, S, K]."""
         none_1G0K = np.zeros((1, self.num_kv_heads, 0, self.head_size), np.float32)
         read = op.read_value(none_1G0K, past, np.float32, [-1, self.num_kv_heads, -1, self.head_size])
-        all_BGSK = op.concat([op.gather(read, self.rows_B, np.int64(0)), new_BGTK], 2)
+        all_BGSK = op.concat([op.gather(read, self.rows_B, np.int64(0)), new_BG1K], 2)
         self.sinks.append(op.assign(all_BGSK, past))
         group = self.num_heads // self.num_kv_heads
         if group == 1:
@@ -138,9 +138,9 @@ class _Builder:
         copies = op.broadcast(op.unsqueeze(all_BGSK, np.int64(2)), np.array([1, 1, group, 1, 1]), None, "BIDIRECTIONAL")
         return op.reshape(copies, np.array([0, self.num_heads, -1, self.head_size]), True)
 
-    def _mlp(self, x_BTD: Node, block: str) -> Node:
+    def _mlp(self, x_BD: Node, block: str) -> Node:
         """Return down(silu(gate) * up); gate and up stay apart: silu is then part of a product and nothing is split."""
-        (gate,), (up,) = (self._project(x_BTD, [f"{block}.{name}"]) for name in ("ffn_gate", "ffn_up"))
+        (gate,), (up,) = (self._project(x_BD, [f"{block}.{name}"]) for name in ("ffn_gate", "ffn_up"))
         return self._project(op.multiply(op.swish(gate), up), [f"{block}.ffn_down"])[0]
 
     def _norm(self, x: Node, name: str) -> Node:
