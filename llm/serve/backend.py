@@ -57,6 +57,10 @@ class Event:
     finish: Finish | None = None
     scores: list[TokenScore] = field(default_factory=list)
 
+    def then(self, later: "Event") -> "Event":
+        """Return both as one."""
+        return Event(self.tokens + later.tokens, later.finish, self.scores + later.scores)
+
 
 class Backend(Protocol):
     """A model that advances all its requests by one step; called from one thread only.

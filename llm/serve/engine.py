@@ -17,6 +17,7 @@ from typing import Protocol
 from llm.serve.backend import Backend, Event, Sampling
 from llm.serve.fair_queue import FairQueue
 from llm.serve.grammar import to_grammar
+from llm.serve.pacing import Pacer
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +69,9 @@ class Engine:
     """The thread over a backend.
 
     `make_backend` loads the model, now and after each failure. At most `max_running` requests are in the backend, fewer
-    where it takes no more, and `max_queue` more may wait. `pause()` runs after each step and lets other threads work:
-    OpenVINO's step holds the interpreter's lock.
+    where it takes no more, and `max_queue` more may wait. A stream's tokens are handed out `stream_interval` at a time:
+    see `Pacer`. `pause()` runs after each step and lets other threads work, as OpenVINO's step holds the interpreter's
+    lock.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Engine:
         *,
         max_running: int = 64,
         max_queue: int = 256,
+        stream_interval: int = 1,
         observe: Observer | None = None,
         pause: Callable[[], None] = lambda: time.sleep(0),
     ):
@@ -90,6 +93,7 @@ class Engine:
         self._vocab_size, self._max_queue = vocab_size, max_queue
         self._max_running = min(max_running, self._backend.max_running or max_running)
         self._observe, self._pause = observe or Unobserved(), pause
+        self._pacer = Pacer(stream_interval)
         self._changed = threading.Condition()  # guards the next four, and `alive`
         self._waiting: FairQueue[_Request] = FairQueue()
         self._running: dict[int, _Request] = {}
@@ -214,14 +218,21 @@ class Engine:
             self._cancelled.clear()
         for number in dropped:
             self._backend.cancel(number)
+            self._pacer.drop(number)
+        if not self._running:
+            self._pause()  # those that come together start together
         while (request := self._take_next()) is not None:
             self._start(request)
             if not isinstance(request.work, Sampling):
                 break  # scoring took a step's time: the running ones are next
         if self._running:
-            self._hand_out(self._backend.step())
-            self._pause()
-        self._observe.state(len(self._running), len(self._waiting), self._backend.cache_use)
+            events = self._backend.step()
+            self._observe.tokens(sum(len(event.tokens) for _, event in events))
+            self._pacer.put(events)
+        if (due := self._pacer.take()) or not self._running:
+            self._hand_out(due)
+            self._observe.state(len(self._running), len(self._waiting), self._backend.cache_use)
+        self._pause()
 
     def _take_next(self) -> _Request | None:
         with self._changed:
@@ -247,7 +258,7 @@ class Engine:
     def _hand_out(self, events: list[tuple[int, Event]]) -> None:
         for number, event in events:
             request = self._running.get(number)
-            if request is None:
+            if request is None:  # cancelled
                 continue
             if event.finish:
                 with self._changed:
@@ -256,10 +267,10 @@ class Engine:
                     self._failures = 0
                 self._usual_s += 0.1 * (time.monotonic() - request.begun_s - self._usual_s)
             request.sink(event)
-        self._observe.tokens(sum(len(event.tokens) for _, event in events))
 
     def _restart(self) -> bool:
         """Fail what was running and load the model anew. Returns False when there is no use in going on."""
+        self._hand_out(self._pacer.take(everything=True))
         with self._changed:
             broken = list(self._running.values())
             self._running.clear()

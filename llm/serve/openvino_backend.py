@@ -18,6 +18,10 @@ from llm.serve.grammar import to_grammar
 
 BLOCK_TOKENS = 32  # size of a page of OpenVINO's CPU cache
 STEP_TOKENS = 1024  # of prompts in one step; 256, the default, takes a tenth more CPU time with 32 streams
+FINISHES: dict[genai.GenerationFinishReason, Finish] = {
+    genai.GenerationFinishReason.STOP: "stop",
+    genai.GenerationFinishReason.LENGTH: "length",
+}
 PARALLEL = 16  # full contexts that fit the cache; more requests wait, none fails
 
 
@@ -111,10 +115,7 @@ def _read(handle: GenerationHandle, scored: bool) -> Event:
             tokens += output.generated_ids
             if scored:
                 scores += [TokenScore(logprob, {}) for logprob in output.generated_log_probs]
-            if output.finish_reason == genai.GenerationFinishReason.STOP:
-                finish = "stop"
-            elif output.finish_reason == genai.GenerationFinishReason.LENGTH:
-                finish = "length"
-    if finish is None and handle.get_status() == genai.GenerationStatus.IGNORED:
+            finish = FINISHES.get(output.finish_reason)
+    if not tokens and handle.get_status() == genai.GenerationStatus.IGNORED:
         finish = "error"  # no room in the cache, not even alone
     return Event(tokens, finish, scores)

@@ -75,6 +75,7 @@ class Gristmill:
                 release.context,
                 max_running=params.max_running,
                 max_queue=params.max_queue,
+                stream_interval=params.stream_interval,
                 observe=metrics[release.model],
                 pause=let_turn(loop),
             )

@@ -145,6 +145,21 @@ def test_a_cancelled_request_neither_runs_nor_ends() -> None:
         assert len(first.tokens) <= 1, "it ends within the step that runs"
 
 
+def test_a_crash_loses_no_token_that_was_made() -> None:
+    backends = [Scripted(good_steps=3), Scripted()]
+    with running(lambda: backends.pop(0), stream_interval=100) as engine:
+        sink = submit(engine, 1, max_tokens=50)
+        assert (sink.wait(), sink.tokens) == ("error", [1, 1, 1])
+        assert submit(engine, 2, max_tokens=7).wait() == "length"
+
+
+def test_answers_are_the_same_however_many_tokens_come_at_a_time() -> None:
+    with running(lambda: Scripted(), stream_interval=4) as engine:
+        sinks = [submit(engine, token, max_tokens=3 * token) for token in range(1, 8)]
+        assert [sink.wait() for sink in sinks] == ["length"] * 7
+        assert [sink.tokens for sink in sinks] == [[token] * 3 * token for token in range(1, 8)]
+
+
 def test_a_crash_fails_what_runs_and_what_waits_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     gate = threading.Event()
     backends = [Scripted(gate, good_steps=0), Scripted()]
