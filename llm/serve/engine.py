@@ -93,7 +93,7 @@ class Engine:
         self._vocab_size, self._max_queue = vocab_size, max_queue
         self._max_running = min(max_running, self._backend.max_running or max_running)
         self._observe, self._pause = observe or Unobserved(), pause
-        self._pacer = Pacer(stream_interval)
+        self._pacer, self._num_new = Pacer(stream_interval), 0  # new: tokens that the observer was not told of yet
         self._changed = threading.Condition()  # guards the next four, and `alive`
         self._waiting: FairQueue[_Request] = FairQueue()
         self._running: dict[int, _Request] = {}
@@ -227,10 +227,12 @@ class Engine:
                 break  # scoring took a step's time: the running ones are next
         if self._running:
             events = self._backend.step()
-            self._observe.tokens(sum(len(event.tokens) for _, event in events))
+            self._num_new += sum(len(event.tokens) for _, event in events)
             self._pacer.put(events)
         if (due := self._pacer.take()) or not self._running:
             self._hand_out(due)
+            self._observe.tokens(self._num_new)
+            self._num_new = 0
             self._observe.state(len(self._running), len(self._waiting), self._backend.cache_use)
         self._pause()
 

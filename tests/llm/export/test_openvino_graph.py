@@ -114,6 +114,7 @@ def test_nodes_are_few(kind: str, num_products: int, tokenizer: Tokenizer, tmp_p
     assert counts["RoPE"] == 2 * NUM_LAYERS
     assert counts["RMS"] == 4 * NUM_LAYERS + 1
     assert counts["Eltwise"] == 3 * NUM_LAYERS + 1  # silu is part of a product; the last one shifts the logits
+    assert counts["Reshape"] == 4 * NUM_LAYERS + 3  # to heads and back, for queries and for keys
     assert counts["Transpose"] == counts["MatMul"] == counts["Concatenation"] == 0
 
 
