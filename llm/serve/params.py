@@ -33,7 +33,7 @@ class ServeParams(BaseParams):
     max_running: int = Field(64, ge=1, description="requests that the engine advances together")
     max_queue: int = Field(256, ge=0, description="requests that may wait for the engine; one more gets 429")
     stream_interval: int = Field(
-        4, ge=1, description="tokens of a stream that are sent together, within 25 ms; its first and its last at once"
+        4, ge=1, description="tokens of a stream that are sent together, within 40 ms; its first and its last at once"
     )
     max_body_bytes: int = Field(8_000_000, ge=1_000, description="largest request body; a larger one gets 413")
     max_prompt_chars: int = Field(1_000_000, ge=1, description="longest text in a field, refused before it is encoded")
