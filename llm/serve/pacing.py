@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from llm.serve.backend import Event
 
-HOLD_S = 0.04  # the longest that a token waits for the next of its stream: 25 updates a second look like a flow
+HOLD_S = 0.04  # after it tokens are due, however few they are: 25 updates a second look like a flow
 
 
 class Pacer:
