@@ -200,8 +200,11 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._running or self._waiting or self._closing)
-            return not self._closing
+            if self._running or self._waiting or self._closing:
+                return not self._closing
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+        self._pause()  # those that come together start together
+        return not self._closing
 
     def _turn_safely(self) -> bool:
         try:
@@ -219,8 +222,6 @@ class Engine:
         for number in dropped:
             self._backend.cancel(number)
             self._pacer.drop(number)
-        if not self._running:
-            self._pause()  # those that come together start together
         while (request := self._take_next()) is not None:
             self._start(request)
             if not isinstance(request.work, Sampling):
